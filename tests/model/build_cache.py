@@ -6,6 +6,7 @@ batch that it has computed, and for each build how many tokens it ran through th
 
 from __future__ import annotations
 
+import pickle
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from selfaug.model import cache as cache_module
 from selfaug.model.cache import Document, ReferenceCache
 from tiny_models import build, make_docs
 
@@ -37,8 +39,25 @@ def file_barrier(folder: Path, rank: int, processes: int):
     return wait
 
 
+def file_from_first(folder: Path, rank: int, barrier):
+    """Gives all processes what the first one calls it with."""
+    calls = 0
+
+    def from_first(value):
+        nonlocal calls
+        calls += 1
+        file = folder / f"value-{calls}"
+        if rank == 0:
+            file.write_bytes(pickle.dumps(value))
+        barrier()
+        return pickle.loads(file.read_bytes())
+
+    return from_first
+
+
 def main(folder: str, count: str, second: str | None = None, rank: str = "0") -> None:
     torch.set_num_threads(1)
+    cache_module._PIECE_SECONDS = 0.0  # a piece a batch
     model = build("llama-tied")
     tokens = 0
 
@@ -65,7 +84,9 @@ def main(folder: str, count: str, second: str | None = None, rank: str = "0") ->
         return
     meeting = Path(folder).with_name("meeting")
     meeting.mkdir(exist_ok=True)
-    fill(folder, rank=int(rank), processes=2, barrier=file_barrier(meeting, int(rank), 2))
+    barrier = file_barrier(meeting, int(rank), 2)
+    from_first = file_from_first(meeting, int(rank), barrier)
+    fill(folder, rank=int(rank), processes=2, barrier=barrier, from_first=from_first)
     fill(second)
 
 

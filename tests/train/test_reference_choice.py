@@ -20,6 +20,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, ModelError
+from selfaug.model.cache import ReferenceCache
 from selfaug.train import reference_choice
 from selfaug.train.reference_choice import (
     AlignedRows,
@@ -122,7 +123,7 @@ def test_a_cache_that_can_not_be_had_is_not_taken_and_not_computed(
         trainer.train()
     assert "--steps 1" in str(error.value.hint)
     assert "'frozen_copy' without" in str(error.value.hint)
-    assert not list((tmp_path / "cache").glob("segment-*"))
+    assert not list((tmp_path / "cache").glob("piece-*"))
     # Of shards without an adapter, where another machine alone doesn't see all of the cache.
     monkeypatch.setattr(reference_choice, "_from_all", lambda value: [value, True])
     with pytest.raises(ConfigError, match="several machines") as error:
@@ -356,10 +357,8 @@ def test_a_resumed_run_says_what_its_cache_has_taken_before_and_since(
         trainer.train(resume_from_checkpoint=resume)
     first, again, more = (trainer.reference_bytes for trainer in trainers)
     assert more > again == first > 0
-    taken = [
-        file for file in (tmp_path / "cache").glob("segment-*.bin") if not file.name.endswith(".done.bin")
-    ]
-    assert more == sum(file.stat().st_size for file in taken)
+    kept = ReferenceCache.existing(tmp_path / "cache", {})[0]
+    assert more == sum(len(kept._read(key)) for key in kept._where) * kept.row_bytes
 
 
 def test_auto_asks_the_disk_that_the_cache_would_be_on(

@@ -110,7 +110,7 @@ def test_what_auto_has_chosen_stays_where_the_disk_has_less_room(
         rows=8,
     )
     whole = run_options(options)
-    assert list((tmp_path / "cache").glob("segment-*.bin"))
+    assert list((tmp_path / "cache").glob("piece-*"))
     for step in (6, 9):
         shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}")
     monkeypatch.setattr("selfaug.train.reference_choice.has_room", lambda size, folder: False)
@@ -166,8 +166,7 @@ def test_killed_while_the_cache_is_built(tiny_model_dir: Path, tmp_path: Path) -
     output, cache = tmp_path / "cut" / "out", tmp_path / "c"
     options["reference_cache_dir"] = str(cache)
     run_until_killed(tmp_path / "cut", options_of(tiny_model_dir, output, **options, kill_document=10))
-    assert list(cache.glob("segment-*.done.bin"))
-    assert not list(cache.glob("segment-*.json"))
+    assert list(cache.glob("piece-*"))
     again = run_options(options_of(tiny_model_dir, output, **options))
     assert 0 < again["cache_batches"] < whole["cache_batches"]  # it has gone on
     assert relative(again["final"], whole["final"]) == 0.0

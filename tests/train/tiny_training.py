@@ -25,6 +25,7 @@ from transformers.trainer_utils import EvalPrediction
 from trl import SFTConfig, SFTTrainer
 
 from selfaug import SelfAugConfig, SelfAugTrainer
+from selfaug.model import cache
 
 LORA: dict[str, Any] = {"r": 4, "target_modules": "all-linear"}
 
@@ -200,6 +201,8 @@ def run_options(options: dict[str, Any]) -> dict[str, Any]:
             os.kill(os.getpid(), 9)
 
     trainer.on_cache_progress = progress
+    if kill_document:
+        cache._PIECE_SECONDS = 0.0  # what it has computed is written at once
     trainer.train(resume_from_checkpoint=resume)
     evaluation, predictions = {}, 0
     if eval_rows:

@@ -1,16 +1,13 @@
 """The reference cache: hidden states of the reference model at the prompt positions, computed once, kept on disk.
 
-A cache is a folder that belongs to one reference model (`cache.json` holds its fingerprint) and grows by segments,
-one for each set of documents that was missing:
+A cache is a folder that belongs to one reference model (`cache.json` holds its fingerprint) and grows by pieces:
 
     cache.json                      what the cache belongs to
-    segment-<id>.bin                hidden states, one document after the other (memory-mapped)
-    segment-<id>.index.npz          key, first row and number of rows of each document
-    segment-<id>.done.bin           a checksum a document, 0 while it is missing: what a cut-off build goes on from
-    segment-<id>.json               written last: its existence means that the segment is complete
+    piece-<id>.safetensors          some documents: their keys, how many hidden states each has, a checksum of each, and
+                                    the hidden states, one document after the other (memory-mapped)
 
-A build that was cut off leaves a segment without its description. The same build goes on with it; a build of other
-documents keeps what is finished in it as a segment of its own, and frees what it had reserved.
+Each process that computes writes pieces of its own, every half a minute or so, each beside its place and renamed: a
+build that was cut off loses the piece that it was at, and whoever needs the other documents finds them.
 
 Hidden states and not logits: for a vocabulary of 150 k and a width of 3.6 k they are some 40 times smaller, and the
 head recovers the logits. A document is known by its token ids and by which of them are prompt.
@@ -25,24 +22,25 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 import xxhash
 from filelock import Timeout
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from torch import Tensor, nn
 
 from selfaug.core.positions import Positions, document_spans, find_positions
 from selfaug.errors import CacheError, StorageError
 from selfaug.file_lock import FileLock
 from selfaug.model.adapters import require_adapters_of_peft
-from selfaug.model.disk_room import TRIED, bytes_on_disk, free_bytes, require_free, reserve, users_caches
+from selfaug.model.disk_room import TRIED, free_bytes, require_free, users_caches
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import causal_model, hidden_states, reference_mode
 from selfaug.records import is_failed_write
@@ -51,16 +49,17 @@ __all__ = ["PASSES_THAT_PAY", "Document", "ReferenceCache"]
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
-
-# Processes that wait in a collective operation give up after a while, half an hour as transformers has it: what only
-# the first does is done in turns of so many seconds, after each of which the others hear that it goes on.
+# Processes that wait in a collective operation give up after a while, half an hour as transformers has it: where the
+# first waits for another run, the others hear every so many seconds that it goes on.
 _TURN = 30.0
 
-# What is copied goes to the disk in pieces of so many bytes: all of a large copy would take longer than a turn.
-_PIECE = 2**30
+# A piece is written when it has so many bytes, or so many seconds of work are in it.
+_PIECE, _PIECE_SECONDS = 2**26, 30.0
+
+# What is left of a piece that was being written when its process was killed; no write takes so many seconds.
+_ABANDONED = 3600.0
 
 PASSES_THAT_PAY = 3
 """So many passes over the data make up for computing the cache; reference="auto" goes by it, beside the disk's room."""
@@ -92,9 +91,9 @@ def _is_prompt(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     return prompt
 
 
-def _segment_name(keys: Iterable[bytes]) -> str:
-    """Of the segment that holds the documents with these keys, in this order."""
-    return "segment-" + hashlib.blake2b(b"".join(keys), digest_size=8).hexdigest()
+def _name(keys: Iterable[bytes]) -> str:
+    """Of the documents with these keys, in this order."""
+    return hashlib.blake2b(b"".join(keys), digest_size=8).hexdigest()
 
 
 def _key(input_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> bytes:
@@ -104,13 +103,13 @@ def _key(input_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> bytes:
 
 
 @dataclass
-class _Segment:
-    """A complete segment, memory-mapped."""
+class _Piece:
+    """Some documents, memory-mapped."""
 
     hidden: NDArray[np.uint8]  # [rows, bytes of a hidden state]
     first: NDArray[np.int64]
     rows: NDArray[np.int64]
-    checksums: NDArray[np.uint32]
+    checksums: NDArray[np.int64]
 
 
 class ReferenceCache:
@@ -128,7 +127,7 @@ class ReferenceCache:
         self.identity = identity
         self.width = width
         self.dtype = dtype
-        self._segments: list[_Segment] = []
+        self._pieces: list[_Piece] = []
         self._where: dict[bytes, tuple[int, int]] = {}
         self._checked: set[bytes] = set()
         self._loaded: set[str] = set()
@@ -166,8 +165,8 @@ class ReferenceCache:
         dtype = compute_dtype or inner.dtype
         width = int(inner.get_output_embeddings().weight.shape[-1])
         if folder is None:
-            name = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
-            folder = users_caches() / name
+            named_by = json.dumps([_VERSION, identity], sort_keys=True)
+            folder = users_caches() / hashlib.blake2b(named_by.encode(), digest_size=8).hexdigest()
         path = Path(folder)
         described = {"version": _VERSION, "identity": identity, "width": width, "dtype": str(dtype)}
         try:
@@ -185,11 +184,11 @@ class ReferenceCache:
                         hint="give a folder of its own as reference_cache_dir.",
                     )
                 else:
-                    _write_json(path / "cache.json", described)
+                    _write_whole(path / "cache.json", json.dumps(described, indent=1).encode())
         except OSError as error:
             raise _not_writable(path, error) from error
         cache = cls(path, identity, width, dtype)
-        cache._load_segments()
+        cache._load_pieces()
         return cache
 
     @classmethod
@@ -213,7 +212,7 @@ class ReferenceCache:
                 dtype = getattr(torch, described["dtype"].removeprefix("torch."))
                 cache = cls(path, described["identity"], described["width"], dtype)
                 if described["version"] == _VERSION and identity.items() <= cache.identity.items():
-                    cache._load_segments()
+                    cache._load_pieces()
                     found.append(cache)
         return found
 
@@ -255,38 +254,9 @@ class ReferenceCache:
         """Bytes that these documents take on disk."""
         return sum(document.rows for document in documents) * self.row_bytes
 
-    def unfinished_bytes(self, documents: Iterable[Document]) -> int:
-        """Bytes that a cut-off build of these documents has taken of the disk, where it goes on.
-
-        It may have been of more: anchors are not known before training goes on.
-        """
-        keys = [document.key for document in self.missing(documents)]
-        size = 0
-        for part in self._unfinished():
-            with contextlib.suppress(FileNotFoundError):  # another process may give it up in between
-                if part.stem == _segment_name(keys) or self._keys_of(part.stem).issuperset(keys):
-                    size += bytes_on_disk(part)
-        return size
-
-    def _unfinished(self) -> list[Path]:
-        """Data of segments that are being built, or whose build was cut off."""
-        return [
-            part
-            for part in sorted(self.folder.glob("segment-*.bin"))
-            if not part.name.endswith(".done.bin") and not part.with_suffix(".json").exists()
-        ]
-
-    def _keys_of(self, name: str) -> set[bytes]:
-        """Of a segment's documents; none if that can't be read."""
-        path = self.folder / f"{name}.index.npz"
-        with contextlib.suppress(*_UNREADABLE), np.load(path, allow_pickle=False) as index:
-            return {bytes(key) for key in index["keys"]}
-        return set()
-
     def bytes_to_write(self, documents: Iterable[Document]) -> int:
-        """Bytes that the disk must still have for these documents: neither in the cache nor reserved."""
-        missing = self.missing(documents)
-        return max(0, self.size_of(missing) - self.unfinished_bytes(missing))
+        """Bytes that the disk must still have for these documents."""
+        return self.size_of(self.missing(documents))
 
     def require_room(self, documents: Iterable[Document], tokens: int) -> None:
         """Refuse early what `build` would refuse, so before anything long.
@@ -298,13 +268,8 @@ class ReferenceCache:
         Raises:
             StorageError: if what is missing does not fit on the disk.
         """
-        if tokens * self.row_bytes <= free_bytes(self.folder):
-            return
-        missing = self.missing(documents)
-        if self.bytes_to_write(missing) > free_bytes(self.folder):
-            for _ in self._close_cut_off_builds(missing):
-                pass
-        require_free(self.bytes_to_write(missing), self.folder)
+        if tokens * self.row_bytes > free_bytes(self.folder):
+            require_free(self.bytes_to_write(documents), self.folder)
 
     def build(
         self,
@@ -319,7 +284,7 @@ class ReferenceCache:
         on_size: Callable[[int], None] = lambda _: None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Compute what is missing; goes on where a cut-off build of the same documents has stopped.
+        """Compute what is missing; of a build that was cut off, all but the last pieces is there.
 
         Args:
             model: the reference model, or the tuned model before training (its adapter is switched off).
@@ -328,8 +293,8 @@ class ReferenceCache:
             rank: this process's number; every process computes its share of the documents.
             processes: how many there are. They must share the folder.
             barrier: waits for all processes.
-            from_first: gives every process what the first one calls it with; called often enough that no process waits
-                long in it.
+            from_first: gives every process what the first one calls it with, and so waits for all; called often enough
+                that no process waits long in it.
             on_size: called once with the bytes that will be added, if any, before anything is computed.
             on_progress: called with documents done and documents to do.
 
@@ -337,224 +302,137 @@ class ReferenceCache:
             Bytes that were added.
 
         Raises:
-            StorageError: before anything is computed, if it does not fit on the disk or can't be written.
+            StorageError: if it does not fit on the disk or can't be written; what has been computed by then is kept.
             ModelError: if transformers itself has put an adapter into the model.
         """
         require_adapters_of_peft(model)
-        todo = self.missing(documents)
-        # Closing takes the lock that opening waits for: by now all have opened the folder.
-        barrier()
-        _in_turns(self._close_cut_off_builds(todo) if rank == 0 and todo else _nothing(), from_first)
-        # Also with nothing to do: another process may have opened the folder when less was in it, and would wait here.
-        barrier()
-        self._load_segments()
-        # Without what was finished there, as the first process sees it: between two looks another run may finish more,
-        # and processes that don't do the same would wait for each other. What lacks later, lacked before.
-        lacking = {document.key: document for document in todo}
-        keys = from_first([key for key in lacking if key not in self._where])
-        todo = [lacking[key] for key in keys]
-        if not todo:
+        wanted = {document.key: document for document in documents if document.rows}
+        # As the first process sees it: between two looks another run may finish more, and processes that don't do the
+        # same would wait for each other.
+        if not (keys := from_first(self._lacking(wanted))):
+            self._load_pieces()
             return 0
-        on_size(self.size_of(todo))
-        name = _segment_name(keys)
-        lock = FileLock(self.folder / f"{name}.lock")
+        lock = FileLock(self.folder / f"{_name(wanted)}.lock")
         try:
-            _in_turns(self._take_or_wait(lock) if rank == 0 else _nothing(), from_first)
-            barrier()
-            if not (self.folder / f"{name}.json").exists():
-                self._build_segment(model, name, todo, batch_tokens, rank, processes, barrier, on_progress)
+            self._take(lock, rank, from_first)
+            self._load_pieces()
+            if keys := from_first(self._lacking(wanted)):
+                size = self.size_of([wanted[key] for key in keys])
+                on_size(size)
+                if rank == 0:
+                    self._delete_abandoned()
+                    require_free(size, self.folder)
+                self._compute(model, wanted, keys, batch_tokens, rank, processes, on_progress)
             barrier()
         except OSError as error:
             raise _not_writable(self.folder, error) from error
         finally:
             if rank == 0:
                 lock.release()
-        self._load_segments()
-        return self.size_of(todo)
-
-    def _take_or_wait(self, lock: FileLock) -> Generator[None]:
-        """Another run that builds the same documents is waited for."""
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.warning(
-                "another run computes these rows for the reference cache in %s: waiting for it", self.folder
+        self._load_pieces()
+        if left := self._lacking(wanted):
+            raise CacheError(
+                f"{len(left):,} of {len(wanted):,} documents were not computed.",
+                hint="do all processes write to the same folder? Run again to go on.",
             )
-            yield from _wait_for(lock)
+        return size if keys else 0
 
-    def _build_segment(
+    def _lacking(self, keys: Iterable[bytes]) -> list[bytes]:
+        return [key for key in keys if key not in self._where]
+
+    def _take(self, lock: FileLock, rank: int, from_first: Callable[[Any], Any]) -> None:
+        """The first process takes the lock for all; another run that computes the same documents is waited for."""
+        seconds, taken = 0.0, rank > 0
+        while not from_first(taken):
+            if rank == 0:
+                try:
+                    lock.acquire(timeout=seconds)
+                    taken = True
+                except Timeout:
+                    if not seconds:
+                        logger.warning(
+                            "another run computes these rows for the reference cache in %s: waiting for it",
+                            self.folder,
+                        )
+            seconds = _TURN
+
+    def _compute(
         self,
         model: nn.Module,
-        name: str,
-        todo: list[Document],
+        wanted: Mapping[bytes, Document],
+        keys: Sequence[bytes],
         batch_tokens: int,
         rank: int,
         processes: int,
-        barrier: Callable[[], None],
         on_progress: Callable[[int, int], None] | None,
     ) -> None:
-        rows = np.array([document.rows for document in todo], np.int64)
-        first = np.concatenate([[0], np.cumsum(rows)[:-1]]).astype(np.int64)
-        data, done = self.folder / f"{name}.bin", self.folder / f"{name}.done.bin"
-        if rank == 0:
-            reserve(data, int(rows.sum()) * self.row_bytes)
-            reserve(done, 4 * len(todo))
-            # Before anything is computed: it tells a build of other documents what is in here.
-            self._write_index(name, [document.key for document in todo], first, rows)
-        barrier()
-        hidden = np.memmap(data, np.uint8, "r+", shape=(int(rows.sum()), self.row_bytes))
-        checksums = np.memmap(done, np.uint32, "r+", shape=(len(todo),))
-        # A document that was written but not synced before a power cut has a checksum that does not fit: redo it. Each
-        # process looks at its share, and tells the others by the file.
-        for i in range(rank, len(todo), processes):
-            if checksums[i] and _checksum(hidden[first[i] : first[i] + rows[i]]) != checksums[i]:
-                checksums[i] = 0
-        barrier()
-        finished = np.asarray(checksums) != 0
-        # All have seen the same before anyone adds to it: who shares the work otherwise leaves some of it out.
-        barrier()
-        # Long documents first: memory runs out at once or not at all. Documents are grouped in the same way whatever
-        # is finished: in a batch of another shape they would round differently.
-        order = sorted(range(len(todo)), key=lambda i: -len(todo[i].input_ids))
-        batches = _batches([len(todo[i].input_ids) for i in order], batch_tokens)
-        batches = [batch for batch in batches if not all(finished[order[i]] for i in batch)]
-        mine = batches[rank::processes]
-        # Under FSDP a forward needs all processes, so each runs as many batches as the others.
-        while batches and len(mine) < -(-len(batches) // processes):
-            mine.append(mine[-1] if mine else batches[0])
-        device = next(model.parameters()).device
-        pad = getattr(causal_model(model).config, "pad_token_id", None) or 0
-        completed = int(finished.sum())
-        with reference_mode(model):
-            for batch in mine:
-                indices = [order[i] for i in batch]
-                states = self._hidden_of(model, [todo[i] for i in indices], pad, device)
-                for index, state in zip(indices, states, strict=True):
-                    hidden[first[index] : first[index] + rows[index]] = state
-                hidden.flush()  # data reach the disk before the checksums that vouch for them
-                for index, state in zip(indices, states, strict=True):
-                    checksums[index] = _checksum(state)
-                checksums.flush()
-                completed = min(len(todo), completed + len(indices) * processes)
-                if on_progress:
-                    on_progress(completed, len(todo))
-        barrier()
-        if rank == 0:
-            if not np.all(np.asarray(checksums)):
-                raise CacheError(
-                    f"{int((np.asarray(checksums) == 0).sum())} of {len(todo)} documents were not computed.",
-                    hint="do all processes write to the same folder? Run again to go on.",
-                )
-            self._complete(name, len(todo), int(rows.sum()))
-
-    def _write_index(
-        self, name: str, keys: Sequence[bytes], first: NDArray[np.int64], rows: NDArray[np.int64]
-    ) -> None:
-        with open(self.folder / f"{name}.index.npz", "wb") as file:
-            np.savez(
-                file, keys=np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16), first=first, rows=rows
-            )
-            _sync(file)
-
-    def _complete(self, name: str, documents: int, rows: int) -> None:
-        """Write a segment's description; all else of it is on the disk."""
-        index_digest = xxhash.xxh3_128((self.folder / f"{name}.index.npz").read_bytes()).hexdigest()
-        _write_json(
-            self.folder / f"{name}.json", {"documents": documents, "rows": rows, "index": index_digest}
-        )
-
-    def _close_cut_off_builds(self, todo: Sequence[Document]) -> Generator[None]:
-        """Keep what builds of other documents have finished, and free the rest, where no process is at work on it.
-
-        Yields after each document, and while it waits for another run that does the same.
+        """This process's share of the documents with these keys, in pieces.
 
         Args:
-            todo: what this build is of: it goes on with its own segment.
+            model, batch_tokens, rank, processes, on_progress: as of `build`.
+            wanted: all documents of the data set, each once.
+            keys: of those that are missing.
         """
-        own, lock = _segment_name(document.key for document in todo), FileLock(self.folder / ".lock")
+        # Long documents first: memory runs out at once or not at all. All are grouped, and not what is missing: a build
+        # that goes on would make batches of other shapes, which round differently.
+        order = sorted(wanted, key=lambda key: -len(wanted[key].input_ids))
+        groups = _batches([len(wanted[key].input_ids) for key in order], batch_tokens)
+        missing = set(keys)
+        batches = [left for group in groups if (left := [order[i] for i in group if order[i] in missing])]
+        mine = batches[rank::processes]
+        # Under FSDP a forward needs all processes, so each runs as many batches as the others.
+        idle = -(-len(batches) // processes) - len(mine)
+        device = next(model.parameters()).device
+        pad = getattr(causal_model(model).config, "pad_token_id", None) or 0
+        piece: dict[bytes, NDArray[np.uint8]] = {}
+        left = self.size_of([wanted[key] for batch in mine for key in batch])
+        completed, begun = 0, time.monotonic()
+        with reference_mode(model):
+            for number, batch in enumerate([*mine, *batches[:1] * idle], 1):
+                states = self._hidden_of(model, [wanted[key] for key in batch], pad, device)
+                if number <= len(mine):
+                    piece.update(zip(batch, states, strict=True))
+                size = sum(states.nbytes for states in piece.values())
+                if size >= _PIECE or number == len(mine) or time.monotonic() - begun >= _PIECE_SECONDS:
+                    require_free(left, self.folder)  # before others have filled the disk
+                    self._write_piece(piece)
+                    piece, left, begun = {}, left - size, time.monotonic()
+                completed = min(len(keys), completed + len(batch) * processes)
+                if on_progress:
+                    on_progress(completed, len(keys))
+
+    def _write_piece(self, piece: Mapping[bytes, NDArray[np.uint8]]) -> None:
+        """Write documents, by their keys.
+
+        Raises:
+            StorageError: if the disk has no room for them, or a quota doesn't allow it.
+        """
+        if not piece:
+            return
+        index: dict[str, NDArray[Any]] = {
+            "keys": np.frombuffer(b"".join(piece), np.uint8).reshape(-1, 16),
+            "rows": np.array([len(states) for states in piece.values()], np.int64),
+            "checksums": np.array([_checksum(states) for states in piece.values()], np.int64),
+        }
+        tensors = {"hidden": np.concatenate(list(piece.values())), **index}
         try:
-            # Who looks for room waits here, too, for what another process of this run frees.
-            yield from _wait_for(lock)
-            for name in (part.stem for part in self._unfinished() if part.stem != own):
-                with contextlib.suppress(Timeout), FileLock(self.folder / f"{name}.lock", timeout=0):
-                    if not (self.folder / f"{name}.json").exists():
-                        yield from self._close_cut_off_build(name)
-        except OSError as error:
-            raise _not_writable(self.folder, error) from error
-        finally:
-            lock.release()
-        self._load_segments()
-        if len(left := self.missing(todo)) < len(todo):
-            # A build of less has a segment of another name, and the one that it had is cut off for good.
-            yield from self._close_cut_off_builds(left)
-
-    def _close_cut_off_build(self, name: str) -> Generator[None]:
-        """Copy a segment's finished documents to one of their own and delete it; under its lock.
-
-        They are copied, not moved within it: another process of a build whose first has ended may still write into it.
-        """
-        finished: dict[bytes, NDArray[np.uint8]] = {}
-        # One without an index, from before the first document, has nothing to keep.
-        with contextlib.suppress(*_UNREADABLE):
-            with np.load(self.folder / f"{name}.index.npz", allow_pickle=False) as index:
-                keys, first, rows = index["keys"], index["first"], index["rows"]
-            hidden = np.memmap(
-                self.folder / f"{name}.bin", np.uint8, "r", shape=(int(rows.sum()), self.row_bytes)
+            _write_whole(
+                self.folder / f"piece-{_name(piece)}.safetensors", save(tensors, {"index": _digest(index)})
             )
-            checksums = np.memmap(self.folder / f"{name}.done.bin", np.uint32, "r", shape=(len(keys),))
-            for key, f, n, c in zip(map(bytes, keys), first, rows, checksums, strict=True):
-                if c and key not in self._where and _checksum(hidden[f : f + n]) == c:
-                    finished[key] = hidden[f : f + n]
-                yield
-        if finished and _segment_name(finished) == name:  # it lacks its description alone
-            self._complete(name, len(finished), sum(map(len, finished.values())))
-        elif not finished or (yield from self._keep(finished)):
-            self._delete(name)
+        except OSError as error:
+            if not is_failed_write(error):
+                raise
+            raise StorageError(
+                f"the reference cache in {self.folder} can't grow: the disk is full or a quota is reached.",
+                hint="make room, and run again: what has been computed is kept. Or give a folder on a larger disk as "
+                "reference_cache_dir.",
+            ) from error
 
-    def _delete(self, name: str) -> None:
-        """Delete what there is of a segment that is not complete; under its lock."""
-        for suffix in (".bin", ".done.bin", ".index.npz"):
-            (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
-
-    def _keep(self, finished: Mapping[bytes, NDArray[np.uint8]]) -> Generator[None, None, bool]:
-        """Write documents, by their keys, as a complete segment; False where the disk has no room for it."""
-        name = _segment_name(finished)
-        try:
-            with FileLock(self.folder / f"{name}.lock", timeout=0):
-                if (self.folder / f"{name}.json").exists():
-                    return True
-                try:
-                    yield from self._write_segment(name, finished)
-                except OSError as error:  # what could not be reserved was not there
-                    if not is_failed_write(error):
-                        raise
-                    self._delete(name)
-                    return False
-        except (Timeout, StorageError):  # a process is computing the same ones, or there is no room
-            return False
-        return True
-
-    def _write_segment(self, name: str, finished: Mapping[bytes, NDArray[np.uint8]]) -> Generator[None]:
-        rows = np.array([len(states) for states in finished.values()], np.int64)
-        first = np.concatenate([[0], np.cumsum(rows)[:-1]]).astype(np.int64)
-        reserve(self.folder / f"{name}.done.bin", 4 * len(finished))
-        reserve(self.folder / f"{name}.bin", int(rows.sum()) * self.row_bytes)
-        checksums, written = [], 0
-        with open(self.folder / f"{name}.bin", "r+b") as file:
-            for states in finished.values():
-                file.write(states.data)
-                checksums.append(_checksum(states))
-                written += states.nbytes
-                if written >= _PIECE:
-                    _sync(file)
-                    written = 0
-                yield
-            _sync(file)
-        with open(self.folder / f"{name}.done.bin", "r+b") as file:
-            file.write(np.array(checksums, np.uint32).data)
-            _sync(file)
-        self._write_index(name, list(finished), first, rows)
-        self._complete(name, len(finished), int(rows.sum()))
+    def _delete_abandoned(self) -> None:
+        for partial in self.folder.glob(".piece-*"):
+            with contextlib.suppress(FileNotFoundError):  # another run has deleted it, or renamed it
+                if time.time() - partial.stat().st_mtime > _ABANDONED:
+                    partial.unlink()
 
     def _hidden_of(
         self, model: nn.Module, documents: list[Document], pad: int, device: torch.device
@@ -577,41 +455,37 @@ class ReferenceCache:
         raw = states.view(torch.uint8).numpy().reshape(-1, self.row_bytes)
         return np.split(raw, np.cumsum([document.rows for document in documents])[:-1])
 
-    def _load_segments(self) -> None:
-        for described in sorted(self.folder.glob("segment-*.json")):
-            if described.name in self._loaded:
+    def _load_pieces(self) -> None:
+        for path in sorted(self.folder.glob("piece-*.safetensors")):
+            if path.name in self._loaded:
                 continue
-            stem = described.with_suffix("")
             damaged = CacheError(
-                f"the reference cache in {self.folder} is damaged ({stem.name}).",
-                hint="delete the folder; the cache is computed anew.",
+                f"the reference cache in {self.folder} is damaged ({path.name}).",
+                hint="delete that file; what it held is computed anew.",
             )
             try:
-                meta = json.loads(described.read_text(encoding="utf-8"))
-                raw_index = Path(f"{stem}.index.npz").read_bytes()
-                if xxhash.xxh3_128(raw_index).hexdigest() != meta["index"]:
-                    raise damaged
-                with np.load(Path(f"{stem}.index.npz"), allow_pickle=False) as index:
-                    keys, first, rows = index["keys"], index["first"], index["rows"]
-                hidden = np.memmap(f"{stem}.bin", np.uint8, "r", shape=(meta["rows"], self.row_bytes))
-                checksums = np.memmap(f"{stem}.done.bin", np.uint32, "r", shape=(meta["documents"],))
-                sizes = (Path(f"{stem}.bin").stat().st_size, Path(f"{stem}.done.bin").stat().st_size)
-                if sizes != (meta["rows"] * self.row_bytes, 4 * meta["documents"]):
-                    raise damaged
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                with safe_open(path, "pt") as file:
+                    index = {name: file.get_tensor(name).numpy() for name in ("keys", "rows", "checksums")}
+                    hidden = file.get_tensor("hidden").numpy()  # of the mapped file
+                    if file.metadata()["index"] != _digest(index):
+                        raise damaged
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
                 raise damaged from error
-            for row, key in enumerate(keys):
-                self._where[key.tobytes()] = (len(self._segments), row)
-            self._segments.append(_Segment(hidden, first, rows, checksums))
-            self._loaded.add(described.name)
+            rows = index["rows"]
+            if hidden.shape != (rows.sum(), self.row_bytes):
+                raise damaged
+            for place, key in enumerate(index["keys"]):
+                self._where[key.tobytes()] = (len(self._pieces), place)
+            self._pieces.append(_Piece(hidden, np.cumsum(rows) - rows, rows, index["checksums"]))
+            self._loaded.add(path.name)
 
     def _read(self, key: bytes) -> NDArray[np.uint8]:
-        number, row = self._where[key]
-        segment = self._segments[number]
-        first = int(segment.first[row])
-        states = segment.hidden[first : first + int(segment.rows[row])]
+        number, place = self._where[key]
+        piece = self._pieces[number]
+        first = int(piece.first[place])
+        states = piece.hidden[first : first + int(piece.rows[place])]
         if key not in self._checked:
-            if _checksum(states) != int(segment.checksums[row]):
+            if _checksum(states) != int(piece.checksums[place]):
                 raise CacheError(
                     f"the reference cache in {self.folder} is damaged: a checksum does not fit.",
                     hint="delete the folder; the cache is computed anew.",
@@ -687,8 +561,13 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 
 def _checksum(states: NDArray[np.uint8]) -> int:
-    """crc32, never 0, which marks what is missing."""
-    return zlib.crc32(np.ascontiguousarray(states).data) or 1
+    return zlib.crc32(np.ascontiguousarray(states).data)
+
+
+def _digest(index: Mapping[str, NDArray[Any]]) -> str:
+    return xxhash.xxh3_128(
+        b"".join(np.ascontiguousarray(part).tobytes() for part in index.values())
+    ).hexdigest()
 
 
 def _not_writable(folder: Path, error: OSError) -> StorageError:
@@ -698,43 +577,14 @@ def _not_writable(folder: Path, error: OSError) -> StorageError:
     )
 
 
-def _nothing() -> Generator[None]:
-    yield from ()
-
-
-def _in_turns(work: Generator[None], from_first: Callable[[Any], Any]) -> None:
-    """Do what all processes wait for; those that only wait have nothing to do."""
-
-    def is_left() -> bool:
-        until = time.monotonic() + _TURN
-        return any(time.monotonic() >= until for _ in work)
-
-    with contextlib.closing(work):
-        while from_first(is_left()):
-            pass
-
-
-def _wait_for(lock: FileLock) -> Generator[None]:
-    while True:
-        try:
-            lock.acquire(timeout=_TURN)
-            return
-        except Timeout:
-            yield
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
+def _write_whole(path: Path, data: bytes) -> None:
     """Write beside and rename, so that the file is there whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1)
-            _sync(file)
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -342,8 +342,8 @@ def _takes_cache(
 def require_one_machine(cache: ReferenceCache, documents: list[Document], *, is_sharded: bool) -> None:
     """Refuse to compute what a cache lacks by processes on several machines; all processes take part.
 
-    They write side by side into the same pages of its files, and machines that share a folder over a network don't see
-    each other's before theirs are on the disk: a part would be lost.
+    Machines may have a folder each, or see in one that they share over a network too late what others have written:
+    each would lack the others' part.
 
     Args:
         cache: of this training.
