@@ -385,7 +385,7 @@ class ReferenceCache:
         device = next(model.parameters()).device
         pad = getattr(causal_model(model).config, "pad_token_id", None) or 0
         piece: dict[bytes, NDArray[np.uint8]] = {}
-        left = self.size_of([wanted[key] for batch in mine for key in batch])
+        unwritten = self.size_of([wanted[key] for batch in mine for key in batch])
         completed, begun = 0, time.monotonic()
         with reference_mode(model):
             for number, batch in enumerate([*mine, *batches[:1] * idle], 1):
@@ -394,9 +394,9 @@ class ReferenceCache:
                     piece.update(zip(batch, states, strict=True))
                 size = sum(states.nbytes for states in piece.values())
                 if size >= _PIECE or number == len(mine) or time.monotonic() - begun >= _PIECE_SECONDS:
-                    require_free(left, self.folder)  # before others have filled the disk
+                    require_free(unwritten, self.folder)  # before others have filled the disk
                     self._write_piece(piece)
-                    piece, left, begun = {}, left - size, time.monotonic()
+                    piece, unwritten, begun = {}, unwritten - size, time.monotonic()
                 completed = min(len(keys), completed + len(batch) * processes)
                 if on_progress:
                     on_progress(completed, len(keys))
