@@ -28,7 +28,7 @@ from peft import LoraConfig, get_peft_model
 from selfaug.core.positions import find_positions
 from selfaug.errors import CacheError, StorageError
 from selfaug.file_lock import FileLock
-from selfaug.model.cache import Document, ReferenceCache, _name
+from selfaug.model.cache import Document, ReferenceCache, _name, _write_whole
 from selfaug.model.disk_room import has_room
 from selfaug.model.fingerprint import fingerprint
 from tiny_models import build, make_docs, packed, padded
@@ -339,6 +339,25 @@ def test_ranks_hear_that_the_first_one_waits(tmp_path, model, monkeypatch):
             building = pool.submit(as_two_ranks, tmp_path, docs, heard)
             assert waiting.wait(10)
         assert building.result(30).verify() == 10
+
+
+def test_ranks_on_several_machines_wait_until_they_see_what_all_have_written(tmp_path, monkeypatch):
+    write, late = _write_whole, []
+
+    def as_over_a_network(path: Path, data: bytes) -> None:
+        if not path.name.startswith("piece-"):
+            write(path, data)
+        elif late:
+            threading.Timer(late[0], write, (path, data)).start()
+
+    monkeypatch.setattr("selfaug.model.cache._write_whole", as_over_a_network)
+    with monkeypatch.context() as once:
+        once.setattr("selfaug.model.cache.SECONDS_UNTIL_SEEN", 0.0)
+        with pytest.raises(CacheError, match="20 of 20 documents were not computed") as error:
+            as_two_ranks(tmp_path, documents(20))
+        assert "same folder" in error.value.hint
+    late.append(0.3)
+    assert as_two_ranks(tmp_path, documents(20)).verify() == 20
 
 
 def test_ranks_run_as_many_batches_each(tmp_path):

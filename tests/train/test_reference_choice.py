@@ -26,7 +26,7 @@ from selfaug.train.reference_choice import (
     AlignedRows,
     choose_reference,
     require_cacheable,
-    require_one_machine,
+    require_shared_folder,
     why_rows_depend_on_their_batch,
 )
 from tiny_models import build
@@ -118,17 +118,29 @@ def test_a_cache_that_can_not_be_had_is_not_taken_and_not_computed(
         assert make_trainer(tiny_model_dir, tmp_path / "out", **more).reference_kind == "adapter_off"
     monkeypatch.setattr(reference_choice, "_machines", lambda: ["one", "two"])
     assert make_trainer(tiny_model_dir, tmp_path / "out", **more).reference_kind == "adapter_off"
-    trainer = make_trainer(tiny_model_dir, tmp_path / "out", reference="cache", **more)
-    with pytest.raises(ConfigError, match=r"several machines \(one, two\)") as error:
-        trainer.train()
-    assert "--steps 1" in str(error.value.hint)
-    assert "'frozen_copy' without" in str(error.value.hint)
-    assert not list((tmp_path / "cache").glob("piece-*"))
-    # Of shards without an adapter, where another machine alone doesn't see all of the cache.
-    monkeypatch.setattr(reference_choice, "_from_all", lambda value: [value, True])
-    with pytest.raises(ConfigError, match="several machines") as error:
-        require_one_machine(trainer._cache, [], is_sharded=True)
-    assert str(error.value.hint).endswith("use LoRA, with reference='adapter_off'.")
+
+
+def test_machines_compute_a_cache_in_a_folder_that_they_share(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_choice, "_machines", lambda: ["one", "two"])
+    options = {"max_steps": 1, "reference": "cache", "reference_cache_dir": str(tmp_path / "cache")}
+    trainer = make_trainer(tiny_model_dir, tmp_path / "out", **options)
+    with monkeypatch.context() as apart:  # the first lacks rows, and the other doesn't see what it writes
+        apart.setattr(reference_choice, "_from_all", lambda value: [value, False])
+        with pytest.raises(ConfigError, match=r"not the same folder on all machines \(one, two\)") as error:
+            trainer.train()
+        assert "folder that all of them share" in str(error.value.hint)
+        assert "'frozen_copy' without" in str(error.value.hint)
+        with pytest.raises(ConfigError) as error:
+            require_shared_folder(trainer._cache, trainer._aligned_rows().documents(), is_sharded=True)
+        assert str(error.value.hint).endswith("use LoRA, with reference='adapter_off'.")
+    cache = tmp_path / "cache"
+    assert sorted(path.name for path in cache.iterdir() if path.suffix != ".lock") == [".lock", "cache.json"]
+    trainer.train()
+    assert trainer.reference_kind == "cache"
+    assert list(cache.glob("piece-*"))
+    assert not list(cache.glob(".meeting-*"))
 
 
 def without_locks(*_: Any) -> None:

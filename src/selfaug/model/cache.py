@@ -45,7 +45,7 @@ from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import causal_model, hidden_states, reference_mode
 from selfaug.records import is_failed_write
 
-__all__ = ["PASSES_THAT_PAY", "Document", "ReferenceCache"]
+__all__ = ["PASSES_THAT_PAY", "SECONDS_UNTIL_SEEN", "Document", "ReferenceCache"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,9 @@ _PIECE, _PIECE_SECONDS = 2**26, 30.0
 
 # What is left of a piece that was being written when its process was killed; no write takes so many seconds.
 _ABANDONED = 3600.0
+
+SECONDS_UNTIL_SEEN = 120.0
+"""Within so many, another machine sees what was written to a folder that it shares: NFS looks once a minute or so."""
 
 PASSES_THAT_PAY = 3
 """So many passes over the data make up for computing the cache; reference="auto" goes by it, beside the disk's room."""
@@ -291,7 +294,7 @@ class ReferenceCache:
             documents: all documents of a data set; those that are there already cost nothing.
             batch_tokens: tokens run through the model at once, padding included.
             rank: this process's number; every process computes its share of the documents.
-            processes: how many there are. They must share the folder.
+            processes: how many there are. They must share the folder, on several machines too.
             barrier: waits for all processes.
             from_first: gives every process what the first one calls it with, and so waits for all; called often enough
                 that no process waits long in it.
@@ -330,7 +333,11 @@ class ReferenceCache:
             if rank == 0:
                 lock.release()
         self._load_pieces()
-        if left := self._lacking(wanted):
+        until = time.monotonic() + SECONDS_UNTIL_SEEN
+        while (left := self._lacking(wanted)) and time.monotonic() < until:
+            time.sleep(1.0)
+            self._load_pieces()
+        if left:
             raise CacheError(
                 f"{len(left):,} of {len(wanted):,} documents were not computed.",
                 hint="do all processes write to the same folder? Run again to go on.",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +22,7 @@ from selfaug.core.alignment import OutputHead
 from selfaug.core.positions import IGNORED
 from selfaug.errors import ConfigError, ModelError
 from selfaug.model.adapters import changes_nothing_yet, why_base_changes_when_made, why_not_exact
-from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache
+from selfaug.model.cache import PASSES_THAT_PAY, SECONDS_UNTIL_SEEN, Document, ReferenceCache
 from selfaug.model.disk_room import has_room
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import causal_model
@@ -39,7 +42,7 @@ __all__ = [
     "ChosenReference",
     "choose_reference",
     "require_cacheable",
-    "require_one_machine",
+    "require_shared_folder",
     "require_untouched_base",
     "warn_of_trained_adapter",
     "why_rows_depend_on_their_batch",
@@ -339,11 +342,10 @@ def _takes_cache(
     return fits[0] or _is_there_with_room(model, args.reference_cache_dir, aligned, compute_dtype)
 
 
-def require_one_machine(cache: ReferenceCache, documents: list[Document], *, is_sharded: bool) -> None:
-    """Refuse to compute what a cache lacks by processes on several machines; all processes take part.
+def require_shared_folder(cache: ReferenceCache, documents: list[Document], *, is_sharded: bool) -> None:
+    """Refuse to compute what a cache lacks by machines that have a folder each; all processes take part.
 
-    Machines may have a folder each, or see in one that they share over a network too late what others have written:
-    each would lack the others' part.
+    Each would lack what the others compute.
 
     Args:
         cache: of this training.
@@ -351,20 +353,37 @@ def require_one_machine(cache: ReferenceCache, documents: list[Document], *, is_
         is_sharded: whether FSDP or DeepSpeed has the model, which leaves no room for a frozen copy.
 
     Raises:
-        ConfigError: on all processes, if they are on several machines, and something is missing for one of them.
+        ConfigError: on all processes, if they are on several machines that don't see the same files there, and one of
+            them lacks something.
     """
     machines = _machines()
-    # For the same reason, one machine may see all of a cache where another lacks a part.
-    if len(machines) > 1 and any(_from_all(bool(cache.missing(documents)))):
-        other = "LoRA, with reference='adapter_off'"
-        if not is_sharded:
-            other = "another reference: 'adapter_off' with an adapter, 'frozen_copy' without"
-        raise ConfigError(
-            f"the reference cache in {cache.folder} lacks rows, and can't be computed by processes on several machines "
-            f"({', '.join(machines)}).",
-            hint="compute it on one of them first, by the same training with one step (--steps 1, or max_steps=1): all "
-            f"of them can read it then. Or use {other}.",
-        )
+    if len(machines) == 1 or not any(_from_all(bool(cache.missing(documents)))) or _is_shared(cache.folder):
+        return
+    other = "LoRA, with reference='adapter_off'"
+    if not is_sharded:
+        other = "another reference: 'adapter_off' with an adapter, 'frozen_copy' without"
+    raise ConfigError(
+        f"the reference cache lacks rows, and {cache.folder} is not the same folder on all machines "
+        f"({', '.join(machines)}): each would lack what the others compute.",
+        hint=f"give a folder that all of them share as reference_cache_dir, or use {other}.",
+    )
+
+
+def _is_shared(folder: Path) -> bool:
+    """Whether all processes see what the first one writes there; all take part."""
+    name = [f".meeting-{secrets.token_hex(8)}"]
+    broadcast_object_list(name)
+    file = folder / name[0]
+    is_first = PartialState().is_main_process
+    if is_first:
+        file.touch()
+    until = time.monotonic() + SECONDS_UNTIL_SEEN
+    while not (seen := name[0] in os.listdir(folder)) and time.monotonic() < until:
+        time.sleep(1.0)
+    shared = all(_from_all(seen))
+    if is_first:
+        file.unlink(missing_ok=True)
+    return shared
 
 
 def _machines() -> list[str]:

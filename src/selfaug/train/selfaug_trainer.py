@@ -68,7 +68,7 @@ from selfaug.train.model_checks import (
 from selfaug.train.reference_choice import (
     AlignedRows,
     choose_reference,
-    require_one_machine,
+    require_shared_folder,
     require_untouched_base,
     warn_of_trained_adapter,
 )
@@ -371,7 +371,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     "reference already.",
                     hint="start the training anew.",
                 )
-            require_one_machine(cache, documents, is_sharded=self._is_sharded)
+            require_shared_folder(cache, documents, is_sharded=self._is_sharded)
             with self.accelerator.autocast():
                 self.reference_bytes += cache.build(
                     model,
