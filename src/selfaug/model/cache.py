@@ -471,11 +471,11 @@ class ReferenceCache:
                 hint="delete that file; what it held is computed anew.",
             )
             try:
-                with safe_open(path, "pt") as file:
-                    index = {name: file.get_tensor(name).numpy() for name in ("keys", "rows", "checksums")}
-                    hidden = file.get_tensor("hidden").numpy()  # of the mapped file
+                with safe_open(path, "np") as file:
+                    index = {name: file.get_tensor(name) for name in ("keys", "rows", "checksums")}
                     if file.metadata()["index"] != _digest(index):
                         raise damaged
+                hidden = _mapped(path, "hidden")
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
                 raise damaged from error
             rows = index["rows"]
@@ -575,6 +575,16 @@ def _digest(index: Mapping[str, NDArray[Any]]) -> str:
     return xxhash.xxh3_128(
         b"".join(np.ascontiguousarray(part).tobytes() for part in index.values())
     ).hexdigest()
+
+
+def _mapped(path: Path, name: str) -> NDArray[np.uint8]:
+    """A tensor of bytes of a safetensors file, mapped to read: safetensors reads it whole, or maps it to be written."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        described = json.loads(file.read(length))[name]
+    return np.memmap(
+        path, np.uint8, "r", offset=8 + length + described["data_offsets"][0], shape=tuple(described["shape"])
+    )
 
 
 def _not_writable(folder: Path, error: OSError) -> StorageError:
