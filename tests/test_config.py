@@ -185,6 +185,10 @@ def test_none_is_no_tracker() -> None:
     ("sets", "setting"),
     [
         (("selfaug.drift_limit=0.1", "selfaug.alpha=0"), "--set selfaug.drift_limit: selfaug.drift_limit"),
+        (
+            ("selfaug.drift_limit=0.1", "selfaug.row_fraction=0.5"),
+            "--set selfaug.drift_limit: selfaug.drift_limit: goes",
+        ),
         (("model.quantization=4bit", "lora.method=full"), "--set model.quantization: model.quantization"),
         (("model.quantization=4bit", "model.dtype=float16"), "--set model.quantization: model.quantization"),
         (("lora.method=full", "selfaug.reference=adapter_off"), "--set selfaug.reference: selfaug.reference"),

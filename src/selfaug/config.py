@@ -377,6 +377,10 @@ class TrainConfig(Section):
                 ),
                 "selfaug.drift_limit: is held by moving alpha, which starts from selfaug.alpha, 0 here; give --alpha "
                 "above 0": (selfaug.drift_limit is not None and selfaug.alpha == 0),
+                "selfaug.drift_limit: goes by each step's alignment loss, which is 0 in steps where no row is drawn; "
+                "with selfaug.row_fraction below 1, give --alpha instead": (
+                    selfaug.drift_limit is not None and selfaug.row_fraction < 1
+                ),
                 "selfaug.anchors: are aligned and nothing else, so they need selfaug.alpha > 0": (
                     selfaug.anchors != "none" and selfaug.alpha == 0
                 ),

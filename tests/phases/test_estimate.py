@@ -326,6 +326,8 @@ def test_a_cache_that_auto_takes_is_sized_and_computed_once(
     )
     assert few.cache_bytes == 0
     assert many.cache_bytes > 0
+    some = ("train.steps=null", "train.epochs=3", "selfaug.row_fraction=0.5")
+    assert estimate(settings(tmp_path / "run", *some)).cache_bytes == 0
     assert any("once, for the cache" in line for line in many.how)
     assert not (tmp_path / "cache").exists()
     full = estimate(settings(tmp_path / "run", "lora.method=full", "train.steps=null", "train.epochs=3"))

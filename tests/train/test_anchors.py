@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from selfaug.core.positions import IGNORED
 from selfaug.errors import ConfigError, DataError, ModelError
+from selfaug.train import selfaug_trainer
 from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors, write_anchors
 from selfaug.train.selfaug_config import SelfAugConfig
 from selfaug.train.selfaug_trainer import SelfAugTrainer
@@ -91,6 +92,32 @@ def test_anchors_are_no_wider_than_they_are_and_together_they_give_the_same(
     assert relative(apart, beside) < 1e-5
     for name in ("nll", "alignment_loss", "weight_change", "entropy", "num_tokens", "loss"):
         assert curve(trainer, name)[0] == pytest.approx(curve(other, name)[0], rel=1e-4), name
+
+
+def test_rows_are_not_drawn_where_anchors_are_among_them(
+    tiny_model_dir: Path, tmp_path: Path, anchor_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SelfAugTrainer, "_anchors_are_among_rows", True)  # as with DeepSpeed
+    make_trainer(tiny_model_dir, tmp_path / "out", row_fraction=0.5)
+    make_trainer(tiny_model_dir, tmp_path / "out", anchors=str(anchor_file))
+    with pytest.raises(ConfigError, match="row_fraction would draw anchors too"):
+        make_trainer(tiny_model_dir, tmp_path / "out", anchors=str(anchor_file), row_fraction=0.5)
+
+
+def test_anchors_are_all_aligned_where_rows_are_drawn(
+    tiny_model_dir: Path, tmp_path: Path, anchor_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[bool, float]] = []
+    measured = selfaug_trainer.alignment_loss
+
+    def watching(model: Any, inputs: Any, **named: Any) -> Any:
+        given.append((bool((inputs["labels"] >= 0).any()), named["row_fraction"]))
+        return measured(model, inputs, **named)
+
+    monkeypatch.setattr(selfaug_trainer, "alignment_loss", watching)
+    _, trainer = run(tiny_model_dir, tmp_path, anchors=str(anchor_file), anchor_share=1.0, row_fraction=0.4)
+    assert set(given) == {(True, 0.4), (False, 1.0)}
+    assert trainer.noise_floor is None  # a step may have drawn no row
 
 
 def test_where_no_anchor_is_drawn_an_empty_one_keeps_processes_together(

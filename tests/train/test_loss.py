@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from selfaug.core.alignment import OutputHead
-from selfaug.core.positions import find_positions
+from selfaug.core.positions import document_spans, find_positions
 from selfaug.errors import ConfigError, DataError
 from selfaug.model.adapters import fused_layers
 from selfaug.model.reference import AdapterOff, FrozenCopy
@@ -339,15 +339,26 @@ def test_the_reference_reads_drawn_rows_alone(full):
                 step=step,
             ).aligned_order
             asked = len((drawn // width).unique())
+            if rows == 1:  # of the row, the documents that are drawn
+                spans = document_spans(None, inputs["position_ids"], (1, width))
+                asked, width = (
+                    int(asked > 0),
+                    sum(e - b for b, e in spans if (b <= drawn).logical_and(drawn < e).any()),
+                )
             assert sizes[0] == ((asked, width) if asked else (1, 1))
-            assert sizes[1:] == ([] if full else [(rows, width)])
-            seen.add((rows, asked))
-    assert seen >= {(3, 0), (3, 1), (3, 2), (1, 0), (1, 1)}
+            assert sizes[1:] == ([] if full else [tuple(inputs["input_ids"].shape)])
+            seen.add((rows, *sizes[0]))
+    assert seen >= {(3, 1, 1), (3, 1, 23), (3, 2, 23), (1, 1, 1)}
+    assert len([width for rows, _, width in seen if rows == 1]) > 3
 
 
-def test_a_share_of_no_rows_is_refused():
+def test_shares_that_can_not_be_drawn_are_refused():
+    model, inputs = lora("qwen3"), padded(make_docs((3, 2)))
     with pytest.raises(ValueError, match=r"row_fraction must be in \(0, 1\], got 0"):
-        alignment_loss(lora("qwen3"), padded(make_docs((3, 2))), row_fraction=0)
+        alignment_loss(model, inputs, row_fraction=0)
+    for share in ("row_fraction", "position_fraction"):
+        with pytest.raises(ValueError, match="give the optimizer step"):
+            alignment_loss(model, inputs, **{share: 0.5})
 
 
 @pytest.mark.parametrize("name", ["llama-tied", "phi-bias"])
@@ -379,7 +390,12 @@ def test_no_alignment_before_the_first_step(name, dropout):
     model = lora(name, dropout=dropout, trained=False)
     docs = make_docs(*SHAPES)
     for inputs in (padded(docs), padded(docs, "left"), packed(docs)):
-        for options in ({}, {"align_boundary": False}, {"divergence": "reverse"}, {"position_fraction": 0.5}):
+        for options in (
+            {},
+            {"align_boundary": False},
+            {"divergence": "reverse"},
+            {"position_fraction": 0.5, "step": 3},
+        ):
             got = alignment_loss(model, inputs, **options)
             assert got.alignment_sum.item() == 0.0, options
             assert got.aligned_positions.item() > 0

@@ -89,12 +89,13 @@ def test_repeated_layers_are_refused_once_they_are_trained(tiny_model_dir: Path,
 
 def test_auto_takes_the_cache_only_when_it_pays(tiny_model_dir: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    for epochs, used in ((2, False), (3, True)):
+    for epochs, share, used in ((2, 1.0, False), (3, 0.5, False), (3, 1.0, True)):
         trainer = make_trainer(
             tiny_model_dir,
             tmp_path / "out",
             max_steps=-1,
             num_train_epochs=epochs,
+            row_fraction=share,
             per_device_train_batch_size=4,
             reference_cache_dir=str(cache),
         )
@@ -315,7 +316,9 @@ def test_no_cache_holds_rows_that_depend_on_their_batch(
     assert "frozen_copy" in str(error.value.hint)
     assert trainer("auto", lora=None).reference_kind == "frozen_copy"
     assert trainer("auto", tokens=16).reference_kind == "cache"
-    chosen = trainer("auto", learning_rate=1e-12)
+    with pytest.raises(ConfigError, match=r"row_fraction with packed .* would align to another model"):
+        trainer("auto", padding_free=True, row_fraction=0.5)
+    chosen = trainer("auto", learning_rate=1e-12, row_fraction=0.5)
     assert chosen.reference_kind == "adapter_off"
     chosen.train()
     assert max(value for (value,) in curve(chosen, "alignment_loss")) < 1e-6

@@ -393,6 +393,7 @@ class ReferenceCache:
         pad = getattr(causal_model(model).config, "pad_token_id", None) or 0
         piece: dict[bytes, NDArray[np.uint8]] = {}
         unwritten = self.size_of([wanted[key] for batch in mine for key in batch])
+        most = max(_PIECE, unwritten // 1000)  # files of a process: there may be so many maps, and no more
         completed, begun = 0, time.monotonic()
         with reference_mode(model):
             for number, batch in enumerate([*mine, *batches[:1] * idle], 1):
@@ -400,10 +401,10 @@ class ReferenceCache:
                 if number <= len(mine):
                     piece.update(zip(batch, states, strict=True))
                 size = sum(states.nbytes for states in piece.values())
-                if size >= _PIECE or number == len(mine) or time.monotonic() - begun >= _PIECE_SECONDS:
-                    require_free(unwritten, self.folder)  # before others have filled the disk
+                if size >= most or number == len(mine) or time.monotonic() - begun >= _PIECE_SECONDS:
                     self._write_piece(piece)
                     piece, unwritten, begun = {}, unwritten - size, time.monotonic()
+                    require_free(unwritten, self.folder)  # before others have filled the disk
                 completed = min(len(keys), completed + len(batch) * processes)
                 if on_progress:
                     on_progress(completed, len(keys))

@@ -24,8 +24,8 @@ TRIED = ".writable."
 """How the name of a folder begins that `has_room` makes for a moment, to try whether it can."""
 
 _OTHER_PLACE = (
-    "give a folder on a larger disk as reference_cache_dir, or use another reference: 'adapter_off' with an adapter, "
-    "'frozen_copy' without."
+    "make room and run again (what has been computed is kept), give a folder on a larger disk as reference_cache_dir, "
+    "or use another reference: 'adapter_off' with an adapter, 'frozen_copy' without."
 )
 
 

@@ -115,10 +115,10 @@ def _drawn_rows(inputs: dict[str, Any], order: Tensor) -> tuple[dict[str, Any], 
     Without any, it is one token: where weights are sharded, all processes have to make a pass.
     """
     batch, width = inputs["input_ids"].shape
+    if batch == 1 and "position_ids" in inputs:
+        return _drawn_documents(inputs, order)
     rows = (order // width).unique()
-    if (
-        len(rows) == batch or "cu_seq_lens_q" in inputs
-    ):  # of documents without padding, what is in a row is told apart
+    if len(rows) == batch:
         return inputs, order
     by_row = {
         name: value
@@ -129,6 +129,27 @@ def _drawn_rows(inputs: dict[str, Any], order: Tensor) -> tuple[dict[str, Any], 
         return {**inputs, **{name: value[:1, :1] for name, value in by_row.items()}}, order
     inputs = {**inputs, **{name: value[rows] for name, value in by_row.items()}}
     return inputs, torch.searchsorted(rows, order // width) * width + order % width
+
+
+def _drawn_documents(inputs: dict[str, Any], order: Tensor) -> tuple[dict[str, Any], Tensor]:
+    """As `_drawn_rows`, of one row of documents without padding between them (packed or padding-free)."""
+    positions = inputs["position_ids"][0]
+    starts = torch.ones_like(positions, dtype=torch.bool)
+    starts[1:] = positions[1:] != positions[:-1] + 1
+    document = starts.cumsum(0) - 1
+    kept = torch.isin(document, document[order])
+    if not len(order):
+        kept[0] = True
+    named = ("input_ids", "position_ids", "attention_mask")
+    inputs = {**inputs, **{name: inputs[name][:, kept] for name in named if name in inputs}}
+    if "cu_seq_lens_q" in inputs:  # trl's collator has all of these
+        ends = torch.cat([starts[kept].nonzero().flatten(), kept.sum()[None]])
+        lengths = ends.diff()
+        numbers = torch.arange(len(lengths), dtype=torch.int32, device=lengths.device)
+        inputs.update(dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), ends.int()))
+        inputs.update(dict.fromkeys(("max_length_q", "max_length_k"), int(lengths.max())))
+        inputs["seq_idx"] = numbers.repeat_interleave(lengths)[None]
+    return inputs, (kept.cumsum(0) - 1)[order]
 
 
 class FrozenCopy(FrozenModel):

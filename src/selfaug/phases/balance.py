@@ -387,8 +387,8 @@ def _cache_pays(bench: Bench, config: TrainConfig, settings: BalanceSettings) ->
 
     Anchors that the base model writes are few beside that half.
     """
-    train = config.train
-    if train.steps is None and train.epochs * settings.trials < PASSES_THAT_PAY:
+    train, share = config.train, config.selfaug.row_fraction
+    if train.steps is None and train.epochs * settings.trials * share < PASSES_THAT_PAY:
         return False
     documents = [Document(row.ids, row.label_array().data) for row in trained_rows(config)]
     if why_rows_depend_on_their_batch(bench.base.config, (len(document.input_ids) for document in documents)):
@@ -401,7 +401,7 @@ def _cache_pays(bench: Bench, config: TrainConfig, settings: BalanceSettings) ->
     states = sum({document.key: document.rows for document in documents}.values())
     width = bench.base.config.get_text_config().hidden_size
     size = states * width * compute_dtype(config, bench.device).itemsize
-    return passes >= PASSES_THAT_PAY and has_room(size, config.selfaug.reference_cache_dir)
+    return passes * share >= PASSES_THAT_PAY and has_room(size, config.selfaug.reference_cache_dir)
 
 
 def _finalists(trials: Sequence[dict[str, Any]], settings: BalanceSettings) -> list[dict[str, Any]]:

@@ -278,9 +278,8 @@ def _known(config: TrainConfig, device: torch.device, dtype: torch.dtype, data: 
         require_cacheable(model_config, sizes, other=other)
     depends = why_rows_depend_on_their_batch(model_config, sizes)
     most = tokens * text_config.hidden_size * (4 if full else dtype.itemsize)
-    reference = _reference(
-        config, 0 if depends else passes, most, there.bytes_to_write(documents) if there else most
-    )
+    of_reference = 0 if depends else passes * config.selfaug.row_fraction
+    reference = _reference(config, of_reference, most, there.bytes_to_write(documents) if there else most)
     if config.selfaug.anchors != "none":
         tokens += int(config.selfaug.anchor_share * len(data.train.rows) * _ANCHOR_TOKENS)
     return _Known(
@@ -329,7 +328,7 @@ def _reference(config: TrainConfig, passes: float, most: int, missing: int) -> s
 
     Args:
         config: the settings.
-        passes: over the rows for which a cache would do; 0 where none can hold them.
+        passes: of the reference over the rows, for which a cache would do; 0 where none can hold them.
         most: bytes of a whole cache.
         missing: bytes that one that is there already would grow by.
     """

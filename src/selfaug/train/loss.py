@@ -70,7 +70,7 @@ def alignment_loss(
     position_fraction: float = 1.0,
     row_fraction: float = 1.0,
     seed: int = 0,
-    step: int = 0,
+    step: int | None = None,
 ) -> AlignmentLoss:
     """nll over completion tokens plus alpha times the alignment over prompt tokens (SelfAug, arXiv 2509.03934).
 
@@ -92,11 +92,11 @@ def alignment_loss(
         row_fraction: share of the rows that is aligned per step, drawn by hash; of packed rows, of their documents.
             The reference model reads no others.
         seed: of these draws.
-        step: optimizer step, so that each step draws other positions.
+        step: optimizer step, so that each step draws others; needed where a share is less than 1.
 
     Raises:
         ConfigError: if there is no adapter to switch off and no `reference`, or it is a bare model.
-        ValueError: if a share is not in (0, 1].
+        ValueError: if a share is not in (0, 1], or less than 1 without a step.
         DataError: if the batch has more than text: images, sound, embeddings or token types.
         ModelError: if the adapter changes base weights, the model hides its hidden states, or its logits are not what
             they and its head give (looked at once for each model, on a few tokens).
@@ -104,6 +104,10 @@ def alignment_loss(
     _require_text(inputs)
     if not 0 < row_fraction <= 1:
         raise ValueError(f"row_fraction must be in (0, 1], got {row_fraction}.")
+    if step is None and min(position_fraction, row_fraction) < 1:
+        raise ValueError(
+            "give the optimizer step: without it, each step would align the same positions and rows."
+        )
     if _is_bare_model(reference):
         raise ConfigError(
             f"reference is a model ({type(reference).__name__}), not a Reference.",
@@ -122,7 +126,7 @@ def alignment_loss(
         fraction=position_fraction,
         document_fraction=row_fraction,
         seed=seed,
-        step=step,
+        step=step or 0,
     )
     inputs = mark_needless_mask(model, inputs)
     reference_hidden = reference_head = None

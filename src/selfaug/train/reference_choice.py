@@ -71,10 +71,14 @@ class AlignedRows:
 
     def documents(self) -> Iterator[Document]:
         """The documents of all rows, and the anchors."""
+        for part in self.parts():
+            yield from part
+
+    def parts(self) -> Iterator[Iterator[Document]]:
+        """The documents of each data set, and the anchors: runs with other anchors share what they have of the rows."""
         for rows in (self.train, *self.evals):
-            yield from documents(rows)
-        for ids in self.anchors:
-            yield Document(ids, [IGNORED] * len(ids))
+            yield documents(rows)
+        yield (Document(ids, [IGNORED] * len(ids)) for ids in self.anchors)
 
     def lengths(self) -> Iterator[int]:
         """Tokens of each document."""
@@ -399,9 +403,10 @@ def _from_all(value: Any) -> list[Any]:
 
 
 def _passes(args: SelfAugConfig, rows: int) -> float:
-    """How often the training goes over its rows."""
+    """How often the reference model would go over the rows without a cache."""
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return float(args.num_train_epochs if args.max_steps <= 0 else args.max_steps * per_step / rows)
+    passes = args.num_train_epochs if args.max_steps <= 0 else args.max_steps * per_step / rows
+    return float(passes * args.row_fraction)
 
 
 def _is_there_with_room(

@@ -36,12 +36,13 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
         position_fraction: share of the prompt positions that is aligned per step, drawn anew by hash (boundary
             positions always are); the same loss in expectation, for less work.
         row_fraction: share of the rows that is aligned per step, drawn anew by hash; of packed rows, of their
-            documents. The reference model reads no others: the same loss in expectation, for fewer passes of it.
+            documents. The reference model reads no others: the same loss in expectation, for fewer passes of it. Not
+            with `drift_limit`.
         reference: where the reference model comes from. "adapter_off" needs an adapter that leaves base weights
             exact; "frozen_copy" takes memory for a second model; "cache" keeps hidden states on disk; "auto" takes
-            adapter off or a frozen copy, and the cache when three or more passes over the data are planned, it fits
-            on the disk and is exact; not of streams, nor beside a `data_collator` of your own. Where weights are
-            sharded without an adapter, it takes the cache for fewer passes too.
+            adapter off or a frozen copy, and the cache when three or more passes of the reference over the data are
+            planned, it fits on the disk and is exact; not of streams, nor beside a `data_collator` of your own. Where
+            weights are sharded without an adapter, it takes the cache for fewer passes too.
         reference_cache_dir: folder of the cache; None for one in the user's cache folder, named by the model.
         anchors: "self" aligns requests and answers that the reference model writes itself, beside the rows: without
             any data, it keeps what the rows' prompts say nothing about. A path is a JSONL file of such texts; "none"
@@ -90,6 +91,11 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
             problems.append(f"drift_limit must be positive (nats per prompt token), got {self.drift_limit}")
         if self.drift_limit is not None and self.alpha == 0:
             problems.append("drift_limit needs alpha > 0 to start from")
+        if self.drift_limit is not None and self.row_fraction < 1:
+            problems.append(
+                "drift_limit goes by each step's alignment loss, which is 0 where no row is drawn: "
+                "leave row_fraction at 1"
+            )
         if self.divergence not in ("forward", "reverse"):
             problems.append(f"divergence must be 'forward' or 'reverse', got {self.divergence!r}")
         if self.divergence_temperature <= 0:

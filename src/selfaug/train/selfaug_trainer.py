@@ -71,6 +71,7 @@ from selfaug.train.reference_choice import (
     require_shared_folder,
     require_untouched_base,
     warn_of_trained_adapter,
+    why_rows_depend_on_their_batch,
 )
 from selfaug.train.selfaug_config import SelfAugConfig
 from selfaug.train.weight_penalty import lora_change
@@ -106,7 +107,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             base model's own (GPT-2 has some) and NEFTune's noise are in it too.
         starts_at_reference: whether both models are equal at step 0, so that its alignment is the noise floor.
         anchors: token ids of each anchor; empty without, and until the model has written them (`prepare_anchors`).
-        reference_bytes: bytes that this run added to the reference cache, before it was resumed too.
+        reference_bytes: bytes that this run added to the reference cache, before it was resumed too; without what a
+            build that was cut off had written.
         anchor_seconds: that the model took to write its anchors; they are part of `seconds`.
 
     Raises:
@@ -260,7 +262,26 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self.anchors = read_anchors(
                 Path(self.args.anchors), self._tokenizer, self.args.max_length, self._template_arguments
             )
+        if self.args.row_fraction < 1:
+            self._require_rows_to_draw()
         self._choose_reference()
+
+    def _require_rows_to_draw(self) -> None:
+        """Refuse row_fraction where what is left out of a batch changes what is in it."""
+        if self.args.anchors != "none" and self._anchors_are_among_rows:
+            raise ConfigError(
+                "row_fraction would draw anchors too: they are among the rows of a batch with DeepSpeed, and of a "
+                "stream that several processes share.",
+                hint="leave row_fraction at 1, or anchors at 'none'.",
+            )
+        aligned, config = self._aligned_rows(), causal_model(self.model).config
+        if not self.padding_free or aligned.has_stream():
+            return
+        if depends := why_rows_depend_on_their_batch(config, aligned.lengths()):
+            raise ConfigError(
+                f"row_fraction with packed or padding-free rows would align to another model: {depends}.",
+                hint="leave row_fraction at 1, or leave packing and padding_free out.",
+            )
 
     def _choose_reference(self, chosen: str | None = None) -> None:
         """As `choose_reference` does, while the model is whole and untrained.
@@ -372,17 +393,18 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     hint="start the training anew.",
                 )
             require_shared_folder(cache, documents, is_sharded=self._is_sharded)
-            with self.accelerator.autocast():
-                self.reference_bytes += cache.build(
-                    model,
-                    documents,
-                    rank=self.accelerator.process_index,
-                    processes=self.accelerator.num_processes,
-                    barrier=self.accelerator.wait_for_everyone,
-                    from_first=lambda value: broadcast_object_list([value])[0],
-                    on_size=lambda size: self.on_cache_size(size, cache.folder),
-                    on_progress=self.on_cache_progress,
-                )
+            for part in self._aligned_rows().parts():
+                with self.accelerator.autocast():
+                    self.reference_bytes += cache.build(
+                        model,
+                        part,
+                        rank=self.accelerator.process_index,
+                        processes=self.accelerator.num_processes,
+                        barrier=self.accelerator.wait_for_everyone,
+                        from_first=lambda value: broadcast_object_list([value])[0],
+                        on_size=lambda size: self.on_cache_size(size, cache.folder),
+                        on_progress=self.on_cache_progress,
+                    )
             self._reference = CachedReference(cache, self.model, self._own_head)
         self._ready = True
 
@@ -598,7 +620,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if self._reference is None:
             return
         self._metrics["train"]["alpha"].append(self._alpha)
-        if self.noise_floor is None and self.starts_at_reference:
+        # Where a step may have drawn no row, its 0 says nothing.
+        if self.noise_floor is None and self.starts_at_reference and self.args.row_fraction == 1:
             self.noise_floor = metrics["alignment_loss"]
             self._metrics["train"]["noise_floor"].append(self.noise_floor)
         if self.controller is not None:
@@ -699,6 +722,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 )
         return self._eval_reference
 
+    @property
+    def _anchors_are_among_rows(self) -> bool:
+        several = self.accelerator.num_processes > 1
+        return self.is_deepspeed_enabled or (several and isinstance(self.train_dataset, IterableDataset))
+
     def get_train_dataloader(self) -> Any:
         """The Trainer's, with anchors beside the rows."""
         collator = self.data_collator
@@ -710,8 +738,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 self.args.anchor_share,
                 self.args.seed,
                 # DeepSpeed counts every backward as a micro-batch; a stream's batches are cut up for the processes.
-                together=self.is_deepspeed_enabled
-                or (several and isinstance(self.train_dataset, IterableDataset)),
+                together=self._anchors_are_among_rows,
                 always=several,
             )
         try:
