@@ -214,7 +214,7 @@ def quiet() -> Iterator[None]:
 def tiny(model: Path, **changes: Any) -> Any:
     """The quick form with a tiny model, and less of everything."""
     few = {"rows": 6, "task_items": 3, "general_items": 3, "checked_items": 1, "rehearsal": 0.4}
-    sets = ("train.save_steps=1", "selfaug.anchor_count=1", "model.device=cpu")
+    sets = ("train.epochs=1", "train.save_steps=1", "selfaug.anchor_count=1", "model.device=cpu")
     return replace(run.QUICK, model=str(model), train_sets=sets, **{**few, **changes})
 
 
@@ -400,7 +400,7 @@ def check_rehearsal(folder: Path, record: dict[str, Any]) -> None:
             old = set(tasks) - {list(TASKS)[place]}
             assert old == (set(list(TASKS)[:place]) if rehearsed else set())
             assert record["arms"][arm]["training"][place]["rows_rehearsed"] == sum(tasks.values()) - 6
-            assert config.selfaug.alpha == (2.0 if arm == "selfaug" else 0.0)
+            assert config.selfaug.alpha == (4.0 if arm == "selfaug" else 0.0)
             assert (record["arms"][arm]["training"][place]["anchors"] > 0) == (arm == "selfaug")
             # All tasks so far are what `realign` judges the old one by.
             said = record["arms"][arm]["training"][place]["realign"]
@@ -507,7 +507,7 @@ def test_a_sequence_on_development_items_without_rehearsal(
 
 def test_both_methods_have_the_same_settings_but_for_the_alignment(tmp_path: Path) -> None:
     plain, ours = (run._first_config(tmp_path, arm, run.FULL).model_dump() for arm in run.arms(run.FULL)[::2])
-    assert ours["selfaug"]["alpha"] == 2.0
+    assert ours["selfaug"]["alpha"] == 4.0
     assert ours["selfaug"]["anchors"] == "self"
     for config in (plain, ours):
         del config["run"]["output"], config["selfaug"]["alpha"], config["selfaug"]["anchors"]

@@ -111,8 +111,8 @@ class SequenceSettings:
     model: str = DEMO_MODEL
     rows: int = 224
     rehearsal: float = REHEARSAL
-    task_items: int = 48
-    general_items: int = 96
+    task_items: int = 96
+    general_items: int = 192
     checked_items: int = 24
     train_sets: tuple[str, ...] = ()
 
@@ -128,7 +128,7 @@ QUICK = SequenceSettings(
     task_items=6,
     general_items=12,
     checked_items=4,
-    train_sets=("train.save_steps=2", "selfaug.anchor_count=4"),
+    train_sets=("train.epochs=1", "train.save_steps=2", "selfaug.anchor_count=4"),
 )
 
 
@@ -242,6 +242,7 @@ def _sequence(
         },
         "examples": examples(suites, {"base model": base} | {arm.label: last[arm.name] for arm in chosen}),
         "model": config.model.name,
+        "epochs": config.train.epochs,
         "dtype": first["model"]["dtype"],
         "environment": first["environment"],
         "threads": torch.get_num_threads(),

@@ -202,9 +202,10 @@ def _introduction(record: Mapping[str, Any]) -> str:
         for arm in record["arms"].values()
     )
     ours = list(record["arms"].values())[-1]["training"][0]
+    seen = "once" if record["epochs"] == 1 else f"{record['epochs']:g} times"
     sentences = [
         f"In this order: {order}.",
-        f"{record['model']}, {settings['rows']} rows a task, each seen once; every step goes on from the adapter of "
+        f"{record['model']}, {settings['rows']} rows a task, each seen {seen}; every step goes on from the adapter of "
         "the step before, and the reference stays the base model.",
         f"SelfAug with alpha {ours['alpha']:g} and {ours['anchors']} self-anchors, plain LoRA with alpha 0 on the same "
         "new rows.",
