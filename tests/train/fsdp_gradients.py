@@ -94,6 +94,7 @@ def backward(
             completion_tokens=completions,
             aligned_positions=aligned,
             row_fraction=row_fraction,
+            step=0,
         )
         (result.loss * scale).backward()
         sums[0] += result.nll_sum.item() / completions
