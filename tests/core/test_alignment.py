@@ -516,6 +516,16 @@ def test_a_head_that_trains_costs_nothing_more_where_no_gradient_is_asked_for():
     assert 0 < counts[0] == counts[1] < counts[2]
 
 
+def test_gradients_are_freed_with_the_backward_pass():
+    """Of a trained head they take as much as the head: results that are kept must not keep them."""
+    case = Case()
+    loss = ours(case, case.make()).loss
+    loss.backward(retain_graph=True)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="a second time"):
+        loss.backward()
+
+
 def test_inputs_are_left_as_they_were():
     case = Case(bias=True, softcap=3.0, temperature=2.0)
     x = case.make()

@@ -79,7 +79,7 @@ LAUNCHES: dict[str, tuple[list[str], list[dict[str, Any]]]] = {
     "torchrun": (
         TORCHRUN,
         [
-            {},
+            {"evaluates_first": True},
             {
                 "position_fraction": 0.5,
                 "reference": "cache",

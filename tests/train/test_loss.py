@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from selfaug.core.alignment import OutputHead
 from selfaug.core.positions import document_spans, find_positions
@@ -509,6 +510,18 @@ def test_a_reference_of_ones_own_may_be_a_module():
     perturb(model)
     expected = alignment_loss(model, inputs).loss
     assert alignment_loss(model, inputs, reference=Own(AdapterOff(model))).loss == expected
+
+
+def test_ddp_with_a_static_graph_is_refused():
+    """Its gradients would stay those of each process."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model, inputs = lora("llama-tied"), padded(make_docs((3, 2)))
+        alignment_loss(DistributedDataParallel(model), inputs).loss.backward()
+        with pytest.raises(ConfigError, match="static graph"):
+            alignment_loss(DistributedDataParallel(model, static_graph=True), inputs)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_batch_of_more_than_text_is_refused():

@@ -132,6 +132,37 @@ def test_what_auto_has_chosen_stays_where_the_disk_has_less_room(
     assert relative(trained(trainer), whole["final"]) == 0.0
 
 
+def test_trained_anew_after_it_was_broken_off_in_the_same_process(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """As in a notebook: what the steps that were thrown away had gathered is in no log, and not in alpha."""
+
+    class BreakOff(TrainerCallback):
+        breaks = True
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 5 and self.breaks:
+                self.breaks = False
+                raise KeyboardInterrupt
+
+    options = {
+        "drift_limit": 0.02,
+        "logging_steps": 3,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "max_steps": 9,
+    }
+    whole = make_trainer(tiny_model_dir, tmp_path / "whole", **options)
+    whole.train()
+    cut = make_trainer(tiny_model_dir, tmp_path / "cut", callbacks=[BreakOff()], **options)
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    cut.train(resume_from_checkpoint=True)
+    names = ("step", "nll", "alignment_loss", "alpha", "num_tokens")
+    assert curve(cut, *names) == curve(whole, *names)
+    assert relative(trained(cut), trained(whole)) == 0.0
+
+
 def test_frozen_copy_is_made_before_a_checkpoint_is_loaded(tiny_model_dir: Path, tmp_path: Path) -> None:
     """The reference of a resumed full fine-tuning is the base model, not the checkpoint."""
     options = options_of(

@@ -169,6 +169,21 @@ def test_metrics_of_steps_between_logs_are_averaged(tiny_model_dir: Path, tmp_pa
         assert largest_difference(curve(third, name), expected) < 1e-6
 
 
+def test_packed_rows_are_not_packed_again(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows = Dataset.from_list(text_rows(7, seed=3))
+    trainer = make_trainer(
+        tiny_model_dir, tmp_path, different=True, eval_rows=rows, packing=True, max_length=64
+    )
+    own = trainer.evaluate()
+    given = [trainer.evaluate(rows), trainer.evaluate(trainer.eval_dataset)]
+    named = trainer.evaluate({"a": rows})
+    for name in ("nll", "alignment_loss"):
+        assert own[f"eval_{name}"] > 0
+        for evaluated in given:
+            assert evaluated[f"eval_{name}"] == pytest.approx(own[f"eval_{name}"], rel=1e-6)
+        assert named[f"eval_a_{name}"] == pytest.approx(own[f"eval_{name}"], rel=1e-6)
+
+
 def test_evaluation_weighs_tokens_not_batches(tiny_model_dir: Path, tmp_path: Path) -> None:
     rows = text_rows(7, seed=3)
     results = []

@@ -136,8 +136,14 @@ def test_a_collator_that_makes_completions_of_all_tokens_is_an_error(
 
     def learn_all(rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = collator(rows)
+        return {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+    def learn_padding(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = collator(rows)
         return {**batch, "labels": batch["input_ids"]}
 
+    with pytest.raises(DataError, match="tokens of a step have a label, and an attention_mask of 0"):
+        run(tiny_model_dir, tmp_path, data_collator=learn_padding, max_steps=20)
     with pytest.raises(DataError, match="first 10 steps have no prompt tokens") as error:
         run(tiny_model_dir, tmp_path, data_collator=learn_all, max_steps=20)
     assert "leave data_collator out" in str(error.value.hint)

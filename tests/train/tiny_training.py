@@ -178,8 +178,8 @@ class KillAt(TrainerCallback):
 def run_options(options: dict[str, Any]) -> dict[str, Any]:
     """Train as the options say; what the tests compare."""
     options = dict(options)
-    resume, kill_step, kill_document = (
-        options.pop(n, None) for n in ("resume", "kill_step", "kill_document")
+    resume, kill_step, kill_document, evaluates_first = (
+        options.pop(n, None) for n in ("resume", "kill_step", "kill_document", "evaluates_first")
     )
     rows, eval_rows = text_rows(options.pop("rows")), text_rows(options.pop("eval_rows", 0), seed=1)
     gradients = Gradients()
@@ -203,6 +203,8 @@ def run_options(options: dict[str, Any]) -> dict[str, Any]:
     trainer.on_cache_progress = progress
     if kill_document:
         cache._PIECE_SECONDS = 0.0  # what it has computed is written at once
+    if evaluates_first:
+        trainer.evaluate()
     trainer.train(resume_from_checkpoint=resume)
     evaluation, predictions = {}, 0
     if eval_rows:

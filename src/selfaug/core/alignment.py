@@ -283,7 +283,8 @@ class _FusedLoss(torch.autograd.Function):
                         weight_grad.add_((gradient_NV.T @ chunk_NH).float(), alpha=row_weight)
                 if bias_grad is not None:
                     bias_grad.add_(gradient_NV.float().sum(0), alpha=row_weight)
-        ctx.gradients = (hidden_grad, weight_grad, bias_grad)
+        # Saved, and not kept as they are: autograd frees what is saved when it has been used.
+        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtypes = (hidden_NH.dtype, weight_VH.dtype, None if bias_V is None else bias_V.dtype)
         loss = plan.nll_weight * sums[0] + plan.alignment_weight * sums[1]
         ctx.mark_non_differentiable(sums)
@@ -292,7 +293,7 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, loss_grad: Tensor, _sums_grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_grad, weight_grad, bias_grad = ctx.gradients
+        hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
         hidden_dtype, weight_dtype, bias_dtype = ctx.dtypes
         return (
             None if hidden_grad is None else (hidden_grad * loss_grad).to(hidden_dtype),

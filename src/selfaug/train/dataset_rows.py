@@ -398,6 +398,15 @@ def _labels_from_masks(row: dict[str, Any], masks: list[str]) -> dict[str, Any]:
     return {"labels": [token if all(kept) else IGNORED for token, *kept in tokens]}
 
 
+def masked_labels_error(which: str) -> DataError:
+    """The error for tokens that are to be learnt by their labels, and are padding by their attention mask."""
+    return DataError(
+        f"{which} have a label, and an attention_mask of 0.",
+        hint="set the mask to 1 where a token is meant, such as an end token that is the padding token too, and the "
+        "label of padding to -100.",
+    )
+
+
 def _may_be_padded(rows: Any) -> bool:
     """Whether an attention mask has a 0 somewhere, or may have: of filtered rows, those left out are looked at too."""
     if isinstance(rows, IterableDataset):
@@ -410,6 +419,9 @@ def _may_be_padded(rows: Any) -> bool:
 def _without_padding(row: dict[str, Any]) -> dict[str, Any]:
     """A tokenised row's columns of tokens where its attention mask is not 0."""
     mask = row["attention_mask"]
+    labels = row.get("labels", [IGNORED] * len(mask))
+    if count := sum(label != IGNORED and not kept for label, kept in zip(labels, mask, strict=True)):
+        raise masked_labels_error(f"{count} tokens of a row")
     present = [name for name in ("input_ids", "attention_mask", "labels", *_MASKS) if name in row]
     return {name: [one for one, kept in zip(row[name], mask, strict=True) if kept] for name in present}
 

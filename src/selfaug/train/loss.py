@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from selfaug.core.alignment import Divergence, fused_loss
 from selfaug.core.positions import count_tokens, find_positions
@@ -79,7 +80,7 @@ def alignment_loss(
     Args:
         model: the tuned model, wrapped as the training loop calls it.
         inputs: `input_ids` and `labels` (-100 on the prompt) [B, T]; `attention_mask`, or `position_ids` for packed
-            and padding-free rows.
+            and padding-free rows. Where the mask is 0 is padding, whatever its label.
         alpha: weight of the alignment. 0 is plain fine-tuning; no reference is needed then.
         reference: where the reference model's hidden states come from; None switches the model's adapter off.
         completion_tokens: N_c of the whole optimizer step, over all micro-batches and processes; None: this batch's.
@@ -95,7 +96,8 @@ def alignment_loss(
         step: optimizer step, so that each step draws others; needed where a share is less than 1.
 
     Raises:
-        ConfigError: if there is no adapter to switch off and no `reference`, or it is a bare model.
+        ConfigError: if there is no adapter to switch off and no `reference`, or it is a bare model; or DDP has a
+            static graph.
         ValueError: if a share is not in (0, 1], or less than 1 without a step.
         DataError: if the batch has more than text: images, sound, embeddings or token types.
         ModelError: if the adapter changes base weights, the model hides its hidden states, or its logits are not what
@@ -112,6 +114,12 @@ def alignment_loss(
         raise ConfigError(
             f"reference is a model ({type(reference).__name__}), not a Reference.",
             hint="pass reference=FrozenModel(model) (from selfaug.model.reference).",
+        )
+    if isinstance(model, DistributedDataParallel) and model.static_graph:
+        raise ConfigError(
+            "with a static graph DDP would leave gradients without their mean over the processes: it waits for the "
+            "backward pass of the model's output, and the loss is taken before its head.",
+            hint="leave static_graph (ddp_static_graph) out.",
         )
     require_verified_head(model, inputs["input_ids"])
     labels, mask, position_ids = inputs["labels"], inputs.get("attention_mask"), inputs.get("position_ids")

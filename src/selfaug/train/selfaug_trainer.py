@@ -23,7 +23,7 @@ from trl import SFTTrainer
 
 from selfaug.core.alignment import OutputHead
 from selfaug.core.controller import DriftController
-from selfaug.core.positions import count_tokens
+from selfaug.core.positions import IGNORED, count_tokens
 from selfaug.core.printable import printable_size
 from selfaug.errors import CacheError, ConfigError, DataError, StorageError
 from selfaug.model.adapters import (
@@ -49,6 +49,7 @@ from selfaug.train.checkpoints import (
 )
 from selfaug.train.dataset_rows import (
     documents,
+    masked_labels_error,
     no_prompt_tokens,
     require_prepared_rows,
     require_prompt_tokens,
@@ -463,7 +464,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             and self._steps_without_prompts is not None
             and (self._own_collator or isinstance(self.train_dataset, IterableDataset))
         )
-        counts = torch.zeros(4, dtype=torch.int64, device=device)
+        counts = torch.zeros(5, dtype=torch.int64, device=device)
         counts[3] = len(batches)
         for batch in batches:
             for part in (batch, batch.get("anchors")):
@@ -471,9 +472,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     counts[:2] += _count(part, self.args.align_boundary).to(device)
             if are_unseen:  # without the boundary: a document that is all completion has one too
                 counts[2] += _count(batch, False)[1].to(device)
+            if self._own_collator:
+                counts[4] += _count_masked_labels(batch).to(device)
         counts = self.accelerator.reduce(counts, "sum") // self._tp_size
-        completion_tokens, aligned_positions, within_prompts, batches_of_all = counts.tolist()
+        completion_tokens, aligned_positions, within_prompts, batches_of_all, masked_labels = counts.tolist()
         self._counts = (float(completion_tokens), float(aligned_positions))
+        if masked_labels:
+            raise masked_labels_error(f"{masked_labels} tokens of a step")
         # After the last row of a stream, the Trainer asks for more until the steps are full: those have no batches.
         if are_unseen and batches_of_all:
             self._check_unseen_rows(within_prompts)
@@ -816,6 +821,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         Raises:
             CacheError: with a cache and such rows, if the whole model trains.
         """
+        if _are_packed(eval_dataset):  # trl would pack them once more
+            return super(SFTTrainer, self).evaluate(eval_dataset, *args, **kwargs)  # type: ignore[no-any-return]
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             is_formatted = self._formatting_func is not None
             eval_dataset = _each(
@@ -837,12 +844,33 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     f"no complete checkpoint in {self.args.output_dir}.", hint="start without resuming."
                 )
             resume_from_checkpoint = str(latest)
+        self._forget_earlier_training()
         if resume_from_checkpoint:
             self._load_state(Path(resume_from_checkpoint), trains_on=True)
         self.prepare_anchors()
-        self._clock = None
+        self._forget_evaluation()
         self._began = time.monotonic()
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _forget_earlier_training(self) -> None:
+        """What a training that was broken off in this process has left of its last steps."""
+        self._pending = None
+        self._clock = None
+        self._metrics["train"].clear()
+        if self.controller is None:
+            self._alpha = self.args.alpha
+
+    def _forget_evaluation(self) -> None:
+        """Have a model wrapped that was evaluated before it is trained.
+
+        accelerate takes it for prepared then, and leaves DDP out: each process would train on its own.
+        """
+        if self.accelerator.num_processes == 1 or self._is_sharded:
+            return
+        if vars(self.model).pop("_is_accelerate_prepared", False):
+            self.accelerator._models.remove(self.model)
+            if (own := vars(self.model).pop("_original_forward", None)) is not None:
+                self.model.forward = own  # without the autocast, which is put around it anew
 
     def restore(self, checkpoint: Path) -> None:
         """Take a checkpoint's weights and state without training on: another number of processes may.
@@ -972,10 +1000,21 @@ def _each(rows: Any, change: Callable[[Any], Any]) -> Any:
     return {name: change(one) for name, one in rows.items()} if isinstance(rows, dict) else change(rows)
 
 
+def _are_packed(rows: Any) -> bool:
+    """Whether trl has packed these rows, as it has `trainer.eval_dataset`."""
+    return isinstance(rows, Dataset | IterableDataset) and "seq_lengths" in (rows.column_names or ())
+
+
 def _count(batch: dict[str, Tensor], align_boundary: bool) -> Tensor:
     return count_tokens(
         batch["labels"], batch.get("attention_mask"), batch.get("position_ids"), align_boundary=align_boundary
     )
+
+
+def _count_masked_labels(batch: dict[str, Tensor]) -> Tensor:
+    mask = batch.get("attention_mask")
+    labels = batch["labels"]
+    return torch.zeros((), dtype=torch.int64) if mask is None else ((labels != IGNORED) & (mask == 0)).sum()
 
 
 def _real_tokens(inputs: dict[str, Any]) -> Tensor:
