@@ -867,9 +867,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         """
         if self.accelerator.num_processes == 1 or self._is_sharded:
             return
-        if vars(self.model).pop("_is_accelerate_prepared", False):
+        if self.model.__dict__.pop("_is_accelerate_prepared", False):
             self.accelerator._models.remove(self.model)
-            if (own := vars(self.model).pop("_original_forward", None)) is not None:
+            if (own := self.model.__dict__.pop("_original_forward", None)) is not None:
                 self.model.forward = own  # without the autocast, which is put around it anew
 
     def restore(self, checkpoint: Path) -> None:
