@@ -16,7 +16,7 @@ from selfaug.phases.demo import RECORD_KIND
 from selfaug.records import write_text
 from selfaug.report.demo_charts import demo_chart_svg
 from selfaug.wording.demo_results import MODELS, demo_rows, demo_verdict
-from selfaug.wording.evaluation_words import discordance_in_words
+from selfaug.wording.evaluation_words import found_in_words, share_that_differ
 from selfaug.wording.numbers import duration, points
 
 NAME = "demo"
@@ -56,8 +56,8 @@ def readme_block(record: dict[str, Any]) -> str:
         f"{demo_verdict(record).text} The base model has no exact answers because nothing in the prompt asks for the "
         "house style. Settings were chosen on development requests, [alpha](benchmarks/results/demo_alpha.md) and the "
         "[boundary](benchmarks/results/demo_boundary.md) with three seeds; "
-        f"{base['general_items']} requests can't show a loss under "
-        f"{points(record['detectable_difference'], sign=False)} ({discordance_in_words(record.get('discordance'))}). "
+        f"with {base['general_items']} requests, a loss of {points(record['detectable_difference'], sign=False)} "
+        f"{found_in_words(share_that_differ(results['selfaug']['difference']))}. "
         f"The run took {duration(record['seconds'])}; `make "
         "demo DEMO=--quick` gives a smaller taste.",
     ]

@@ -111,6 +111,7 @@ TRAINING: dict[str, Any] = {
         "processes": 1,
         "python": "3.11.7",
         "versions": {"selfaug": "0.1.0", "torch": "2.11.0"},
+        "versions_before": [],
     },
 }
 

@@ -120,8 +120,10 @@ def test_overwrite_clears_what_a_crash_left_behind(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run.path / ".record.json.x1y2").touch()
     (run.path / "adapter.partial").mkdir()
+    for of_a_mac in (".DS_Store", "._record.json"):
+        (run.path / of_a_mac).touch()
     RunDir.create(run.path, overwrite=True)
-    assert visible(run.path) == []
+    assert {entry.name for entry in visible(run.path)} == {".DS_Store", "._record.json"}
 
 
 def test_a_file_in_the_way_and_an_unwritable_place_are_storage_errors(tmp_path: Path) -> None:

@@ -393,7 +393,10 @@ def _notes(record: Mapping[str, Any]) -> str:
         )
     if seen is not None:
         requests = record["results"]["base"]["executive_items"]
-        sentences.append(f"{requests} requests can't show a loss under {points(seen, sign=False)}.")
+        sentences.append(
+            f"With {requests} requests, a loss of {points(seen, sign=False)} is found with a probability of 80 %; "
+            "smaller ones may go unseen."
+        )
     sentences.append(
         f"The assessment before training, with a probe of {record['assessment']['steps']} steps: "
         f"{record['assessment']['verdict']}"

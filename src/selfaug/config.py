@@ -334,7 +334,10 @@ class TrainConfig(Section):
     run: RunSettings = RunSettings()
 
     def is_chosen_on(self, sources: Sequence[str]) -> bool:
-        """Whether the checkpoint is chosen on rows of these sources; none stand for those of `data.eval`."""
+        """Whether the checkpoint is chosen on rows of these sources; none stand for those of `data.eval`.
+
+        This goes by names; `selfaug.phases.chosen_on` by what is in the files, too.
+        """
         # A file may be spelled in several ways.
         chosen, asked = (
             {Path(source).expanduser().resolve() for source in of}

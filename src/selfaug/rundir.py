@@ -44,6 +44,9 @@ _LOCK = ".lock"
 # Another process that only looks whether the folder is held is done by then.
 _SECONDS_TO_WAIT = 1.0
 
+# What a Mac leaves in folders that are looked at or copied: nobody's, and nothing to refuse a folder for.
+_OF_MACOS = (".DS_Store", "._")
+
 _ANOTHER_FOLDER = "choose another folder with --output, or change its permissions."
 
 
@@ -141,7 +144,7 @@ def require_no_foreign(folder: Path, names: Collection[str], holds: str, *, hint
     foreign = sorted(
         entry.name
         for entry in without_lock(folder)
-        if entry.name not in ours and not entry.name.startswith(HIDDEN)
+        if entry.name not in ours and not entry.name.startswith((HIDDEN, *_OF_MACOS))
     )
     if foreign:
         raise StorageError(

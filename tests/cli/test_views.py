@@ -37,7 +37,11 @@ def suite(items: int, base: float, tuned: float) -> dict[str, Any]:
         "tuned": interval(tuned, max(0.0, tuned - 0.1), tuned + 0.06),
         "difference": {
             "difference": interval(tuned - base, tuned - base - 0.2, tuned - base + 0.2),
-            "discordance": 0.345,
+            # Graded: the mean square of their differences is no share of the items.
+            "discordance": 0.04,
+            "better": items // 4 - 1,
+            "worse": 1,
+            "items": items,
             "clusters": None,
         },
         "detectable_difference": 0.081,
@@ -159,7 +163,10 @@ def test_what_would_go_unseen_says_on_how_many_the_models_differ() -> None:
     suites = copy.deepcopy(SUITES)
     suites["task"]["difference"]["clusters"] = 8
     text = shown("evaluate", 160, suites=suites).replace("\N{NO-BREAK SPACE}", " ")
-    seen = "a change under 8.1 points would likely go unseen (measured: the models differ on 34 % of them)"
+    seen = (
+        "a change of 8.1 points is found with a probability of 80 % (measured: the models differ on 25 % of them); "
+        "smaller ones may go unseen"
+    )
     assert f"task: with 64 items in 8 clusters, {seen}" in text
     assert f"general: with 212 items, {seen}" in text
 
@@ -186,7 +193,7 @@ def test_an_assessment_says_how_to_go_on() -> None:
         in text
     )
     assert "then:   selfaug evaluate runs/first --scorer numeric --max-forgetting 0.068\n" in text
-    assert "less than that the 336 requests that `selfaug evaluate` asks can't show" in text
+    assert "with the 336 requests that `selfaug evaluate` asks, a loss of so much is found with" in text
     assert "completions are new to it in their form" in " ".join(text.split())
     settings = copy.deepcopy(MEASURED["settings"])
     settings["config"]["data"]["template"] = "mine.yaml"

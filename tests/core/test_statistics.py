@@ -17,7 +17,10 @@ from selfaug.core import statistics
 from selfaug.core.detectable import detectable_difference
 from selfaug.core.statistics import (
     _resampled,
+    cluster_correlation,
+    cluster_stretch,
     design_effect,
+    expected_design_effect,
     holm,
     mean_interval,
     paired_difference,
@@ -164,6 +167,20 @@ class TestClusters:
         assert told.difference == detectable_difference(40).difference
         assert told.items == 120
         assert detectable_difference(12, design_effect=3.0).difference is None
+
+    def test_the_design_effect_of_items_not_asked_yet_goes_by_how_far_others_went_together(self) -> None:
+        a, b = np.repeat([1.0, 0.0], 30), np.repeat([1.0, 0.0, 1.0, 0.0], 15)
+        clusters = [*np.repeat(range(20), 3)]
+        asked = paired_difference(a, b, seed=0, clusters=clusters)  # those of each cluster are equal
+        correlation = cluster_correlation(clusters, asked.design_effect)
+        assert correlation == pytest.approx(1.0)
+        assert expected_design_effect(clusters, correlation) == pytest.approx(asked.design_effect)
+        pairs = [*np.repeat(range(200), 2)]
+        assert expected_design_effect(pairs, 0.4) == pytest.approx(1.4 * cluster_stretch(200) ** 2)
+        assert expected_design_effect(list(range(9)), 0.4) == 1.0
+        # Little is seen in few, and nothing where none shares a cluster, or all do.
+        assert cluster_correlation(clusters, 1.0) == cluster_correlation(list("abc"), 1.0) == 0.1
+        assert cluster_correlation(list("aaa"), 3.0) == 0.1
 
     def test_what_does_not_fit_is_refused(self) -> None:
         with pytest.raises(ValueError, match="a cluster for each of 2 items, got 1"):
@@ -391,6 +408,29 @@ class TestDetectableDifference:
         found = binom.cdf(np.minimum(better, worse), better + worse, 0.5) <= 0.025
         assert found.mean() == pytest.approx(0.8, abs=0.015)
 
+    @pytest.mark.parametrize(
+        ("n", "discordance", "mean", "smallest"),
+        [(64, 0.98, 0.98, 0.133), (200, 0.88, 0.88, 0.044), (200, 0.5, 0.4, 0.088), (336, 0.3, -0.2, 0.063)],
+    )
+    def test_what_was_measured_to_go_one_way_hides_nothing(
+        self, n: int, discordance: float, mean: float, smallest: float
+    ) -> None:
+        """A job that the base model can't do changes nearly all items: a smaller gain is found all the same."""
+        found = detectable_difference(n, discordance=discordance, mean=mean)
+        d = found.difference
+        assert d == pytest.approx(smallest, abs=0.0005)
+        assert found.discordance == pytest.approx(discordance - abs(mean) + d)
+        rng = np.random.default_rng(0)
+        shares = [(found.discordance + d) / 2, (found.discordance - d) / 2, 1 - found.discordance]
+        better, worse, _ = rng.multinomial(n, np.clip(shares, 0, 1), size=20_000).T
+        power = (binom.cdf(np.minimum(better, worse), better + worse, 0.5) <= 0.025).mean()
+        assert 0.78 <= power <= 0.88
+
+    def test_what_is_larger_than_measured_is_found_beside_all_that_was(self) -> None:
+        assert detectable_difference(300, discordance=0.3, mean=0.03) == detectable_difference(
+            300, discordance=0.3
+        )
+
     def test_more_items_and_less_discordance_show_smaller_differences(self) -> None:
         base = detectable_difference(120).difference
         more = detectable_difference(480).difference
@@ -434,7 +474,7 @@ class TestDetectableDifference:
         pilot = rng.choice([-0.5, 0.0, 0.25], size=4000, p=[0.15, 0.6, 0.25])
         found = paired_difference(0.5 + pilot, np.full(4000, 0.5), seed=0)
         assert found.discordance == pytest.approx(float((pilot**2).mean()))
-        d = detectable_difference(200, discordance=found.discordance).difference
+        d = detectable_difference(200, discordance=found.discordance, mean=found.difference.value).difference
         assert d is not None
         moved = rng.choice(pilot - pilot.mean() + d, size=(20_000, 200))
         z = moved.mean(axis=1) / (moved.std(axis=1) / math.sqrt(200))
@@ -446,6 +486,8 @@ class TestDetectableDifference:
     def test_refuses_impossible_assumptions(self, n: int, discordance: float, power: float) -> None:
         with pytest.raises(ValueError, match="discordance"):
             detectable_difference(n, discordance=discordance, power=power)
+        with pytest.raises(ValueError, match=r"mean=-1\.5"):
+            detectable_difference(9, mean=-1.5)
 
 
 class TestScoreInterval:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from report_records import EVALUATION, write_run
 from selfaug.cli.main import app
+from selfaug.serving.connections import LimitedConnection
 from selfaug.serving.http_server import EndedBySignals
 
 
@@ -113,16 +114,17 @@ def test_without_a_token_and_ended_by_sigterm(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_addresses_by_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, address: str) -> None:
     served = []
-    monkeypatch.setattr(
-        EndedBySignals, "run", lambda self, sockets: served.append((self.config.app, sockets))
-    )
+    monkeypatch.setattr(EndedBySignals, "run", lambda self, sockets: served.append((self.config, sockets)))
     result = run(str(tmp_path), "--host", host, "--port", "0")
     if "can't listen" in result.stderr:
         pytest.skip("this machine has no such address")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith(address)
-    ((access, (listening,)),) = served
+    ((config, (listening,)),) = served
     listening.close()
+    # Whoever reaches the address, without the token too, can't hold connections for ever.
+    assert config.http.func is LimitedConnection
+    access = config.app
     everywhere = host in ("0.0.0.0", "::")
     assert access._loopback == (not everywhere)
     assert ("From other machines" in result.stderr) == everywhere

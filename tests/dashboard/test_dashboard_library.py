@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from looking import looking_at
 from lxml import html as parser
 
+from other_user import as_nobody
 from report_records import (
     EVALUATION,
     TRAINING,
@@ -234,6 +236,17 @@ def test_metrics_of_any_kind_do_not_end_the_list(tmp_path: Path) -> None:
     client = looking_at(tmp_path)
     assert client.get("/").text.count("step 0") >= 1
     assert client.get("/").status_code == 200
+
+
+def test_a_folder_that_may_not_be_entered_does_not_end_the_list() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's are closed to others
+        run = write_run(Path(folder, "run"), evaluation=EVALUATION)
+        run.monitor.mkdir(mode=0)
+        for place in (Path(folder), run.path):
+            place.chmod(0o755)
+        (entry,) = Library(folder).entries()
+        with as_nobody():
+            assert (entry.is_watched, entry.is_evaluated) == (False, True)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")

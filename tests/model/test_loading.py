@@ -60,7 +60,7 @@ def test_a_head_gets_no_strided_slice(tiny_model_dir):
     seen = []
     model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
-        model(input_ids=torch.ones(3, 5, dtype=torch.long), logits_to_keep=1)
+        model(input_ids=torch.ones(3, 5, dtype=torch.long, device=model.device), logits_to_keep=1)
     assert seen[0].shape[:2] == (3, 1)
     assert seen[0].is_contiguous()
 

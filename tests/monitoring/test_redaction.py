@@ -33,6 +33,9 @@ from selfaug.monitoring.redaction import redacted
         ("Tél. : 06\u00a012\u00a034\u202f56\u202f78", "Tél. : [number]"),
         ("０３－１２３４－５６７８、１２円", "[number]、１２円"),
         ("Tel. 03–1234–5678, 2019–2020 (56–50)", "Tel. [number], 2019–2020 (56–50)"),
+        ("Smith,4111111111111111,5551234567", "Smith,[number],[number]"),
+        ("[4111111111111111,5500 0000 0000 0004,+49 89 123456]", "[[number],[number],[number]]"),
+        ("Konto-Nr.1234567890, Tel.030 1234567", "Konto-Nr.[number], Tel.[number]"),
     ],
 )
 def test_what_identifies_is_replaced(text: str, kept: str) -> None:
@@ -43,6 +46,7 @@ def test_what_identifies_is_replaced(text: str, kept: str) -> None:
     "text",
     [
         "Revenue was 1,250.5 million in 2024, up 12.5 % from 2023.",
+        "Profit: 1,234,567.89 12,345.67 (1,250.00) 0,8415 in 2024",
         "What is the capital of Peru?",
         "Version 3.11.7 of section 4.2.1",
         "The token count is 512.",
@@ -73,6 +77,8 @@ SECRETS = {
     "password:hunter22": "[key]",
     "https://example.org/?token=abcd1234 ok": "https://example.org/?[key] ok",
     "my password is hunter22": "my [key]",
+    "My password is: swordfish": "[key]",
+    "The password is: hunter22, le mot de passe est : hunter22": "The [key], le [key]",
     "my password was Tr0ub4dor&3, once": "my [key], once",
     "Das Passwort lautet Sommer2024! heute": "Das [key] heute",
     "password hunter22 is wrong": "[key] is wrong",
@@ -119,6 +125,7 @@ PROSE = [
     "max_tokens: 1024, min_tokens=128",
     "Tokens: 512 in, 128 out",
     "The password is case-sensitive.",
+    "The password is: correct",
     "The password is wrong!",
     "Password requirements: at least twelve characters",
     "API keys and passwords are rotated",
@@ -185,6 +192,9 @@ def test_sentences_about_secrets_stay(text: str) -> None:
         "\\",
         "key ",
         "１２３４５６７a",
+        "1,1234567a",
+        "1,+",
+        "password is:",
         "密码：a1",
     ],
 )

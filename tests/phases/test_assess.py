@@ -18,10 +18,19 @@ from typer.testing import CliRunner
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig
 from selfaug.core.detectable import detectable_difference
+from selfaug.core.statistics import expected_design_effect
 from selfaug.data import EncodedRow
 from selfaug.errors import ConfigError, DataError, ModelError, StorageError
-from selfaug.eval.general_suite import general_suite
-from selfaug.phases.assess import RECORD_KIND, _probe_config, _surprise, assess, proposed_budget, verdict
+from selfaug.eval.general_suite import general_suite, spread_over_kinds
+from selfaug.phases.assess import (
+    RECORD_KIND,
+    _design_effect,
+    _probe_config,
+    _surprise,
+    assess,
+    proposed_budget,
+    verdict,
+)
 from selfaug.phases.data_checks import AskedRow, asked_rows, check_data, similar_questions
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
@@ -91,6 +100,23 @@ def test_probe_is_plain_and_what_was_cut_off_goes_on(
         assess(config, **FEW)
     with pytest.raises(StorageError, match="finished assessment"):
         assess(config, **{**FEW, "probe_steps": 3})
+
+
+def test_the_budget_goes_by_forms_of_one_request_that_were_not_asked_here() -> None:
+    """The first 96 of level 3 are 96 different ones; all 336 are forms of 208."""
+    clusters = [item.cluster for item in general_suite("test", 3)]
+    few = [item.cluster for item in spread_over_kinds(general_suite("test", 3), 96)]
+    assert len(set(few)) == 96
+    general = {"items": 96, "difference": {"design_effect": 1.0}}
+    assumed = expected_design_effect(clusters, 0.1)
+    assert _design_effect(general, clusters) == assumed > 1.05
+    # As measured where all were asked, and as far as some of the few went together.
+    whole = {"items": len(clusters), "difference": {"design_effect": 1.03}, "clusters": clusters}
+    assert _design_effect(whole, clusters) == 1.03
+    pairs = [*few[:48], *few[:48]]
+    told = expected_design_effect(pairs, 0.6)
+    paired = {"items": 96, "difference": {"design_effect": told}, "clusters": pairs}
+    assert _design_effect(paired, clusters) == pytest.approx(expected_design_effect(clusters, 0.6))
 
 
 def test_it_does_not_go_on_with_rows_that_have_changed(

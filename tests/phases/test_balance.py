@@ -45,7 +45,7 @@ from selfaug.phases.export import export
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.phases.serve import ServeSettings, open_server
-from selfaug.records import read_lines, read_record, write_record
+from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.report.document_text import document_markdown
 from selfaug.report.run_report import run_report
 from selfaug.rundir import RunDir
@@ -131,10 +131,11 @@ def test_the_chosen_point_is_a_run_like_any_other(
     monkeypatch.setattr("selfaug.phases.train.write_canary", write_canary)  # which the fixture leaves out
     monkeypatch.setattr(balance_module, "chosen_point", lambda points, _: (points[1], "of the test"))
     monkeypatch.setattr(balance_module, "_cache_pays", lambda *_: True)
-    # A file that the point is chosen on, spelled otherwise, and another one.
-    chosen_on, others = tmp_path / "link.jsonl", tmp_path / "others.jsonl"
-    chosen_on.symlink_to(tiny_rows)
-    shutil.copy(tiny_rows, others)
+    # A file that the point is chosen on, copied into a folder, and another one.
+    chosen_on, others = tmp_path / "held-out", tmp_path / "others.jsonl"
+    chosen_on.mkdir()
+    shutil.copy(tiny_rows, chosen_on)
+    write_lines(others, read_lines(tiny_rows)[1:])
     users = ("selfaug.monitor_prompts=3", "selfaug.stop_at_drift=9", "train.keep_checkpoints=4")
     sets = (
         *SETS, *users, f"model.name={writing_model}", f"data.eval={json.dumps([str(chosen_on), str(others)])}",

@@ -89,16 +89,17 @@ def test_every_method_is_trained_chosen_and_reported(
         if name == record["subject"]:
             seen = record["detectable_difference"]
             for suite, items in (("task", 4), ("general", 6)):
-                discordance = row["suites"][suite]["difference"]["discordance"]
-                smallest = detectable_difference(items, discordance=discordance).difference
+                pooled = row["suites"][suite]["difference"]
+                smallest = detectable_difference(
+                    items, discordance=pooled["discordance"], mean=pooled["difference"]["value"]
+                ).difference
                 # In words it is how many items differ for a seed.
                 of_base = record["base"]["suites"][suite]["scores"]
                 by_seed = [
-                    pooled_difference([scores], of_base, seed=0).discordance
-                    for scores in row["suites"][suite]["scores"]
+                    pooled_difference([scores], of_base, seed=0) for scores in row["suites"][suite]["scores"]
                 ]
-                differ = pytest.approx(sum(by_seed) / 2)
-                assert seen["suites"][suite] == {"difference": smallest, "discordance": differ}
+                differ = pytest.approx(sum(one.better + one.worse for one in by_seed) / (2 * items))
+                assert seen["suites"][suite] == {"difference": smallest, "differ": differ}
             assert seen == {**seen["suites"]["general"], "method": name, "suites": seen["suites"]}
         assert row["peak_memory_bytes"] > 0
         # A random model never ends an answer by itself; what the router puts together is in no file.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from asking import evaluate
 from cutting import CutError, cut_at
 from selfaug.cli.main import app
+from selfaug.config import load_config
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import LEVELS, general_suite
@@ -26,7 +28,7 @@ from selfaug.phases.lm_eval_suites import Benchmark
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import Suite, spread_over_sources
 from selfaug.phases.train import train
-from selfaug.records import append_line, read_lines, read_record, write_lines
+from selfaug.records import append_line, read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 from tiny_models import build
 
@@ -132,11 +134,24 @@ def test_an_evaluation_that_was_cut_off_goes_on(copied_run: Path, tmp_path: Path
     with pytest.raises(StorageError, match="cut off, with another max_new_tokens"):
         evaluate(copied_run, **{**FEW, "max_new_tokens": 5})
     done: list[tuple[str, int]] = []
+    older = {
+        **(begun := read_record(work / "started.json", "evaluation-started"))["versions"][0],
+        "torch": "1.0",
+    }
+    write_record(work / "started.json", "evaluation-started", {**begun, "versions": [older]})
     append_line(work / "worked.jsonl", {"seconds": 1e6})
     worked = [line["seconds"] for line in read_lines(work / "worked.jsonl")]
     assert 0 < worked[0] < 1e6
     assert len(worked) == 2  # what was refused is not among them
-    evaluate(copied_run, **FEW, batch_size=2, on_progress=lambda p: done.append((p.stage, p.done)))
+    told: list[str] = []
+
+    def look(progress: Progress) -> None:
+        done.append((progress.stage, progress.done))
+        told.append(progress.message)
+
+    record = evaluate(copied_run, **FEW, batch_size=2, on_progress=look).record
+    assert any("goes on with other versions" in one and "(before: 1.0)" in one for one in told)
+    assert (record["versions_before"], record["versions"]) == ([older], begun["versions"][0])
     after = read_lines(work / "general-tuned.jsonl")
     assert all(row in after for row in before)
     bases = read_lines(work / "general-base.jsonl")
@@ -418,6 +433,15 @@ def test_a_finished_evaluation_is_gated_without_asking_again(
             anew = evaluate(copied_run, **FEW, max_forgetting=1.0)
             assert anew.outcome == "pass"
             assert anew.record["gates_before"] == [gated.record["gate"]]
+        # Nor is the base model needed, wherever it was.
+        file = copied_run / "config.yaml"
+        settings = file.read_text()
+        for gone in ("/gone/model", "models/my model", "models/gone"):
+            moved = re.sub("^  name: .*$", f"  name: {gone}", settings, count=1, flags=re.MULTILINE)
+            file.write_text(moved)
+            assert load_config(file).model.name == gone
+            assert evaluate(copied_run, **FEW, max_forgetting=1.0).outcome == "pass"
+        file.write_text(settings)
         decided = (
             "Gate: pass (forgetting at most 100 points: pass). Before, on the same answers: fail (forgetting"
         )
@@ -434,10 +458,12 @@ def test_a_finished_evaluation_is_gated_without_asking_again(
 
 
 def test_what_the_checkpoint_was_chosen_on_is_not_reported(settings, tiny_rows: Path, tmp_path: Path) -> None:
-    rows, other = f"data.eval={tiny_rows}", tmp_path / "other.jsonl"
-    other.write_bytes(tiny_rows.read_bytes())
+    rows, other, folder = f"data.eval={tiny_rows}", tmp_path / "other.jsonl", tmp_path / "held-out"
+    write_lines(other, read_lines(tiny_rows)[1:])
+    folder.mkdir()
+    copy = shutil.copy(tiny_rows, folder / "copy.jsonl")
     train(settings(tmp_path / "run", rows, "train.best_of_rows=2", "train.steps=2"))
-    for given in ([], [str(tiny_rows)], [str(other), str(tiny_rows)]):
+    for given in ([], [str(tiny_rows)], [str(other), str(tiny_rows)], [str(copy)], [str(folder)]):
         with pytest.raises(ConfigError, match=r"chosen on rows of data\.eval") as refused:
             evaluate(tmp_path / "run", **FEW, data=given)
         assert "--data" in str(refused.value.hint)

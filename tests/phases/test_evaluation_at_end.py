@@ -175,3 +175,6 @@ def test_rows_that_choose_the_checkpoint_are_not_reported_on(
     with pytest.raises(ConfigError, match=r"evaluation\.data: the checkpoint is chosen"):
         settings(tmp_path / "run", *chosen, f"evaluation.data=[other.jsonl, {tiny_rows}]")
     assert settings(tmp_path / "run", *chosen, "evaluation.data=other.jsonl").evaluation.data
+    copy = shutil.copy(tiny_rows, tmp_path / "copy.jsonl")
+    with pytest.raises(ConfigError, match="as a copy or in a folder"):
+        train(settings(tmp_path / "run", *chosen, f"evaluation.data={copy}"))

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from company_reports import COMPANIES, configured, revenue, rows_of
+from other_user import as_nobody
 from scanned_pdf import partly_scanned
 from selfaug.config import load_config
 from selfaug.data.rows import load_rows
@@ -215,6 +217,28 @@ def test_what_has_changed_since_is_known(tmp_path: Path, monkeypatch: pytest.Mon
     # Of what could not be read the index says nothing: what is later than it is told.
     os.utime(folder / "notes" / "broken.pdf", (later + 10, later + 10))
     assert outdated_documents(prepared, record) == ["broken.pdf", "copied.md", "meanwhile.md"]
+
+
+def test_of_what_may_not_be_looked_at_no_change_is_told() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's are closed to others
+        private, prepared = Path(folder, "private"), Path(folder, "data")
+        notes, inner = private / "notes", private / "notes" / "inner"
+        inner.mkdir(parents=True)
+        for place in (notes, inner):
+            (place / "old.md").write_text("the revenue was 5")
+        record = prepare(configured(notes, None, prepared))
+        (notes / "new.md").write_text("the revenue is 6")
+        os.utime(notes / "old.md", (1, 1))  # only what is in it tells that it is the same
+        (notes / "old.md").chmod(0)
+        for place in (Path(folder), prepared, prepared / "index"):
+            place.chmod(0o755)
+        for closed, told in ((private, []), (notes, []), (inner, ["new.md"])):
+            closed.chmod(0)
+            try:
+                with as_nobody():
+                    assert outdated_documents(prepared, record) == told, closed
+            finally:
+                closed.chmod(0o755)
 
 
 def always_the_same(question: str, count: int) -> list[Passage]:

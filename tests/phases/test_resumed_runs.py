@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
         shutil.rmtree(copied_run / "checkpoints" / "checkpoint-6")
     with (copied_run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 7, "nl')
+    # As if torch was upgraded since.
+    run = RunDir(copied_run)
+    now = (begun := Begun.read(run)).versions[0]
+    replace(begun, versions=[{**now, "torch": "1.0"}]).write(run)
     told: list[Progress] = []
     planned: list[bool] = []
 
@@ -52,11 +57,15 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
         told.append(progress)
         planned.append((copied_run / "plan.json").exists())
 
-    train(load_config(kept, {"--output": str(copied_run)}), resume=True, on_progress=look)
+    record = train(load_config(kept, {"--output": str(copied_run)}), resume=True, on_progress=look).record
+    assert record["environment"]["versions_before"] == [{**now, "torch": "1.0"}]
+    assert record["environment"]["versions"] == now
+    assert Begun.read(run).versions == [{**now, "torch": "1.0"}, now]
+    assert "training was stopped: selfaug" in (run.adapter / "README.md").read_text()
     assert (planned[0], False in planned, planned[-1]) == (True, True, True), (
         "that of the process before says nothing of this one's pace, but is kept where it can't go on"
     )
-    for said in ("from step 4", "began in float32 and goes on in it"):
+    for said in ("from step 4", "began in float32 and goes on in it", "(before: 1.0)"):
         assert any(said in progress.message for progress in told)
     assert same(weights(copied_run), weights(finished_run))
     resumed, whole = (read_lines(run / "metrics.jsonl") for run in (copied_run, finished_run))

@@ -16,14 +16,21 @@ from asking import evaluate
 from other_user import as_nobody
 from selfaug.config import dump_config, load_config
 from selfaug.data.sources import describe_sources
-from selfaug.errors import ConfigError, DataError
+from selfaug.errors import ConfigError, DataError, ModelError
 from selfaug.phases.chat import open_chat
+from selfaug.phases.export import export
 from selfaug.phases.live_run import LiveRun
 from selfaug.phases.monitor import record_reference_window
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import RealignSettings, realign, realign_config
 from selfaug.phases.realign_comparison import _as_named, old_task_scorers
-from selfaug.phases.run_files import FOLDER, load_run_config, require_named_files, tell_of_changes
+from selfaug.phases.run_files import (
+    FOLDER,
+    load_run_config,
+    require_named_base,
+    require_named_files,
+    tell_of_changes,
+)
 from selfaug.phases.train import train
 from selfaug.phases.vllm_launch import export_vllm
 from selfaug.phases.watching import Watching, WatchSettings
@@ -363,3 +370,38 @@ def test_files_that_are_nowhere_are_named_with_their_setting(there: Path) -> Non
         require_named_files(run, config, "train", "eval", instead="do without")
     assert len(caught.value.problems) == 2
     assert "rows.jsonl does not exist" in caught.value.problems[0]
+
+
+def test_a_base_model_that_is_nowhere_is_named_with_its_setting(there: Path, tmp_path: Path) -> None:
+    run = RunDir(there / "run")
+    (there / "models" / "tiny").rename(there / "elsewhere")
+    to = tmp_path / "exported"
+    commands: list[Callable[[], object]] = [
+        lambda: open_chat(run.path, device="cpu"),
+        lambda: evaluate(run.path, device="cpu"),
+        lambda: export(run.path, to),
+        lambda: export_vllm(run.path, to),
+        lambda: record_reference_window(run.path, device="cpu"),
+        lambda: realign(run.path, RealignSettings([str(there / "rows.jsonl")], hold_out=0)),
+    ]
+    named = r"folder models/tiny does not exist: it is named by the run's model\.name, relative to"
+    for command in commands:
+        with pytest.raises(ModelError, match=named) as caught:
+            command()
+        assert f"say in {run.config}, at model.name" in str(caught.value.hint)
+        assert f"started ({there}" in str(caught.value.hint)
+    run.record.rename(tmp_path / "record.json")
+    with pytest.raises(ModelError, match=named):
+        train(load_config(run.config, {"--output": str(run.path)}), resume=True)
+    (tmp_path / "record.json").rename(run.record)
+    change(run, f"model.name={tmp_path / 'gone'}")
+    with pytest.raises(
+        ModelError, match=r"gone does not exist: it is named by the run's model\.name\."
+    ) as caught:
+        open_chat(run.path, device="cpu")
+    assert "copy it to" in str(caught.value.hint)
+    # The ways out.
+    change(run, f"model.name={there / 'elsewhere'}")
+    assert open_chat(run.path, device="cpu")
+    change(run, "model.name=owner/name")
+    require_named_base(run, load_run_config(run))

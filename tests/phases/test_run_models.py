@@ -17,6 +17,8 @@ from selfaug.errors import ModelError
 from selfaug.phases import run_models
 from selfaug.phases.chat import open_chat
 from selfaug.phases.export import export
+from selfaug.phases.run_models import hash_of_weights, hashes_of_weights
+from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -88,3 +90,10 @@ def test_where_no_stored_hash_tells_all_weights_are_compared(
     change(base)
     with pytest.raises(ModelError, match="has other weights"):
         open_chat(copied_run, device="cpu")
+
+
+def test_what_a_mac_puts_beside_weights_is_none(copied_run: Path) -> None:
+    run = RunDir(copied_run)
+    before = hash_of_weights(run.adapter), hashes_of_weights(run)
+    (run.adapter / "._adapter_model.safetensors").write_bytes(b"Mac OS X")
+    assert (hash_of_weights(run.adapter), hashes_of_weights(run)) == before

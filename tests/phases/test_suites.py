@@ -125,6 +125,9 @@ def test_questions_about_one_document_hang_together(
     assert compared["detectable_difference"] is None  # of as many as five
     assert "clusters" not in apart
     assert len(every.spread(5).together) == 5
+    # The same prompt is answered the same each time, however often it is in the file.
+    twice = replace(every, texts=[every.texts[8]] * 11, clusters=["a.md", *[""] * 10])
+    assert twice.together == ["a.md", *[every.ids[1]] * 10]
     assert replace(every, no_answers=["none"]).spread(5).no_answers == ["none"]
 
 

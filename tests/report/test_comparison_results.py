@@ -15,7 +15,7 @@ from selfaug.wording.comparison_results import (
     scores_table,
 )
 
-SEEN = {"difference": 0.12, "discordance": 0.35, "method": "plain"}
+SEEN = {"difference": 0.12, "differ": 0.35, "method": "plain"}
 
 
 def notes_of(record: dict[str, Any]) -> str:
@@ -164,6 +164,13 @@ def test_rows_of_fewer_seeds_say_so() -> None:
         "L2, scale 0.5 (2 seeds)",
     ]
     assert "3 seeds, fewer where a row says so." in notes_of(record)
+    assert "items and seeds, if seeds scatter no more than items do, which so few can't tell; of" in notes_of(
+        record
+    )
+    for method in record["methods"].values():
+        method["seeds"] = list(range(5))
+    record["settings"]["seeds"] = list(range(5))
+    assert "intervals over items and seeds; of drift" in notes_of(record)
 
 
 def test_the_notes_say_what_can_not_be_seen() -> None:
@@ -172,21 +179,22 @@ def test_the_notes_say_what_can_not_be_seen() -> None:
         "fast_subset": None, "methods": {"plain": {"label": "plain LoRA", "seeds": [0]}},
     }  # fmt: skip
     assert "task 5, general 7; 1 seed." in notes_of(record)
+    assert "95 % intervals over items, for this seed alone; of drift" in notes_of(record)
     assert "task 5 in 2 clusters, general 7;" in notes_of({**record, "clusters": {"task": 2}})
     said = notes_of(record).replace("\N{NO-BREAK SPACE}", " ")
-    assert "between plain LoRA and the base model under 12 points can't be seen" in said
-    assert "(measured: the models differ on 35 % of them)" in said
+    shown = "between plain LoRA and the base model that these items show with a probability of 80 %: "
+    assert f"{shown}general 12 points (measured: the models differ on 35 % of them). Smaller ones may" in said
     few = {**record, "detectable_difference": {**SEEN, "difference": None}}
-    assert "can't be seen" not in notes_of(few)
+    assert "go unseen" not in notes_of(few)
     by_suite = {
-        "task": {"difference": 0.2, "discordance": 0.1}, "general": {**SEEN, "difference": None},
-        "company": {"difference": 0.3, "discordance": None},
+        "task": {"difference": 0.2, "differ": 0.1}, "general": {**SEEN, "difference": None},
+        "company": {"difference": 0.3, "discordance": 0.04},  # of graded scores, in an earlier record
     }  # fmt: skip
     of_all = {**record, "detectable_difference": {**SEEN, "difference": None, "suites": by_suite}}
     said = notes_of(of_all).replace("\N{NO-BREAK SPACE}", " ")
-    assert "A task difference between plain LoRA and the base model under 20 points can't be seen" in said
-    assert "differ on 10 % of them); nor a company difference under 30 points (if" in said
-    assert "general difference" not in said
+    assert (
+        f"{shown}task 20 points (measured: the models differ on 10 % of them); company 30 points. Sm" in said
+    )
     assert "chosen on development items" not in said
     two = {name: {"label": name, "seeds": [0]} for name in ("plain", "selfaug", "selfaug-anchors")}
     said = notes_of({**record, "methods": two})
@@ -245,6 +253,16 @@ def test_p_values_are_adjusted_for_the_rows_of_their_column() -> None:
     # Three rows for the task; of general requests the record has two p-values.
     assert shown == [["0.06", ""], ["0.03", "0.04"], ["0.5", "0.024"]]
     assert "Adjusted by Holm's method for the 3 rows of a column" in table.caption
+    assert (
+        "comparisons at most, if seeds scatter no more than items do, which so few can't tell. E"
+        in table.caption
+    )
+    for seeds, promised in ([0], "at most, for this seed alone. Each"), (list(range(5)), "at most. Each"):
+        for method in record["methods"].values():
+            method["against_seeds"] = seeds
+        table = against_table(record)
+        assert table is not None
+        assert promised in table.caption
 
 
 def test_the_notes_count_answers_that_were_cut_off() -> None:
@@ -260,7 +278,9 @@ def test_the_notes_count_answers_that_were_cut_off() -> None:
         },
     }  # fmt: skip
     said = notes_of(record).replace("\N{NO-BREAK SPACE}", " ")
-    assert "intervals over items and seeds; of drift, over prompts." in said
+    assert (
+        "intervals over items and seeds, if seeds scatter no more than items do, which so few can't" in said
+    )
     assert "cut off at their limit, task: base model 10 %, plain LoRA 25 %, the most. Beware: 25 % of" in said
     assert "raise --max-new-tokens" in said
     assert said.endswith("cut off at their limit, general: base model 50 %, the most.")

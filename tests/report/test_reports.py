@@ -297,6 +297,13 @@ def test_a_comparison_without_drift_has_no_picture_of_it(tmp_path: Path) -> None
         ((0.0, -0.1, 0.1), (0.3, 0.2, 0.4), "good", "with no difference shown"),
         ((0.0, -0.1, 0.1), (0.3, 0.2, 0.4), "good", "; it kept more of everything else"),
         ((0.0, -0.1, 0.1), (-0.3, -0.4, -0.2), "mixed", "it kept less of everything else"),
+        # Nothing is shown, and so is not that it is nearly as good.
+        (
+            (-0.08, -0.19, 0.03),
+            (0.3, 0.2, 0.4),
+            "open",
+            "+3.0 points), though SelfAug with self-anchors may do far less of it; it kept",
+        ),
     ],
 )
 def test_the_verdict_of_a_comparison(

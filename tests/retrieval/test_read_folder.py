@@ -20,6 +20,7 @@ from scanned_pdf import partly_scanned
 from selfaug.errors import DataError, SelfAugError
 from selfaug.retrieval.folder_files import OWN_FILE, folder_files
 from selfaug.retrieval.read_folder import FolderReport, Read, read_folder
+from selfaug.retrieval.reading_processes import ReadingProcesses
 
 MEMORY = 200_000_000
 
@@ -326,6 +327,25 @@ def assert_group_ends(group: int) -> None:
             return
         time.sleep(0.1)
     pytest.fail("processes are left")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
+@pytest.mark.parametrize("spare", [0, 2], ids=["for the pipe", "for the process"])
+def test_processes_that_the_system_refuses_are_no_fault_of_the_reader_or_the_index(spare: int) -> None:
+    import resource
+
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [os.dup(0) for _ in range(spare + 1)]
+    for one in free:
+        os.close(one)
+    with ReadingProcesses(obeying, 1, 10.0, MEMORY) as processes:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], most))
+        try:
+            with pytest.raises(SelfAugError, match="can't be started: Too many open files") as caught:
+                processes.read(Path("any"), "any")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    assert "TMPDIR" in str(caught.value.hint)
 
 
 def test_a_script_without_guard_is_told_what_to_do(tmp_path: Path) -> None:

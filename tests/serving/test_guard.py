@@ -186,6 +186,22 @@ def test_a_page_elsewhere_that_has_its_name_point_here_gets_nothing(
             httpx.get(f"{server.url}/v1/models", headers={"host": host}, trust_env=False) for host in hosts
         ]
         assert [answer.status_code for answer in found] == statuses
+        # A page of its own name, which sends what browsers send without asking first: no key, no kind of content.
+        for origin, status in (
+            ("http://evil.example", 403 if only_here else 200),
+            ("null", 403 if only_here else 200),
+            ("http://localhost:3000", 200),
+            ("http://[::1]", 200),
+        ):
+            json_type = {"content-type": "application/json", "origin": origin}
+            posted = httpx.post(
+                f"{server.url}/v1/chat/completions", json=CHAT, headers=json_type, trust_env=False
+            )
+            assert posted.status_code == status, (origin, posted.text)
+        content = json.dumps(CHAT).encode()
+        posted = httpx.post(f"{server.url}/v1/chat/completions", content=content, trust_env=False)
+        assert "content-type" not in posted.request.headers
+        assert posted.status_code == 400
     # Who asks whether it lives may be a name of this machine's own making.
     asked = httpx.get(f"{server.url}/health", headers={"host": "evil.example"}, trust_env=False)
     assert asked.status_code == 200
@@ -220,6 +236,9 @@ def test_a_body_is_neither_large_nor_slow(
     assert "not here after 0.5 seconds" in slow
     small = f'{{"model": "first", "prompt": "the", "max_tokens": 1}}{" " * 100}'
     assert answer(f"{head}content-length: {len(small)}\r\n\r\n{small}").startswith("HTTP/1.1 200")
+    # Nor is one waited for where no key is needed.
+    open_path = f"POST /health HTTP/1.1\r\nhost: x\r\ncontent-length: {limits.body_bytes}\r\n\r\n"
+    assert answer(open_path).startswith("HTTP/1.1 405")
     # Without a key nothing of a body is read.
     unread = answer(f"{head.replace(KEY, 'other')}content-length: 10000000\r\n\r\n")
     assert unread.startswith("HTTP/1.1 401")

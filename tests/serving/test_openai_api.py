@@ -13,12 +13,16 @@ import httpx2 as httpx
 import openai
 import pytest
 from huggingface_hub import InferenceClient
+from pydantic import BaseModel, ValidationError
 from serving_fixtures import KEY, Running, served_by, soon, tiny_pair
 from transformers import PreTrainedTokenizerFast
 
 from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids
+from selfaug.serving.answering import Choice
 from selfaug.serving.embedded import EmbeddedEngine
-from selfaug.serving.generation import TokenChance
+from selfaug.serving.feedback import FeedbackRequest
+from selfaug.serving.generation import Piece, Sampling, TokenChance
+from selfaug.serving.openai_requests import ChatRequest, CompletionRequest, RagRequest
 from selfaug.serving.openai_responses import chat_response, completion_response
 from selfaug.serving.served import Served
 
@@ -241,6 +245,47 @@ def test_openais_client_is_told_what_is_wrong(ai: openai.OpenAI, more: dict[str,
         ai.chat.completions.create(**{"model": "first", "messages": ASKED, **more})
     assert message in refused.value.message
     assert refused.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (CompletionRequest, {"model": "m", "prompt": [0.5] * 1000}),
+        (CompletionRequest, {"model": "m", "prompt": [[1, *[0.5] * 1000], *[[]] * 1000]}),
+        (ChatRequest, {"model": "m", "messages": [{"role": "user", "content": [{}] * 1000}] * 1000}),
+        (RagRequest, {f"field {number}": number for number in range(1000)}),
+        (FeedbackRequest, {f"field {number}": number for number in range(1000)}),
+    ],
+)
+def test_of_a_body_that_is_wrong_in_a_thousand_places_few_are_told(
+    kind: type[BaseModel], body: dict[str, Any]
+) -> None:
+    """To tell of each takes memory and time, in which nothing else is answered."""
+    with pytest.raises(ValidationError) as refused:
+        kind.model_validate(body)
+    assert refused.value.error_count() < 10
+
+
+def test_log_probabilities_that_would_fill_the_memory_are_the_clients_to_change(
+    ai: openai.OpenAI, client: httpx.Client, served: Served
+) -> None:
+    served.window = 100_000
+    settings: dict[str, Any] = {"model": "first", "max_tokens": 2_000, "n": 12}
+    with pytest.raises(openai.BadRequestError, match=r"12 answers of up to 2,000 tokens .* 504,000 log-prob"):
+        ai.chat.completions.create(messages=ASKED, **settings, logprobs=True, top_logprobs=20)
+    with pytest.raises(openai.BadRequestError, match="Lower max_tokens, the number of answers"):
+        ai.completions.create(prompt="the", **settings, logprobs=20)
+    # A stream keeps none.
+    body = {"prompt": "the", **settings, "logprobs": 20, "stream": True}
+    with client.stream("POST", "/v1/completions", json=body) as stream:
+        assert stream.status_code == 200
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_log_probabilities_are_kept_for_whole_answers_only(whole: bool) -> None:
+    choice = Choice([1], Sampling(5, chances=0, whole=whole))
+    choice.take(Piece("a", 1, [TokenChance("a", -1.0, b"a")], None))
+    assert len(choice.chances) == (1 if whole else 0)
 
 
 def test_more_answers_than_there_are_places_are_the_clients_to_change(

@@ -193,7 +193,8 @@ def test_after_training_under_autocast_the_model_can_be_asked_as_it_will_be_load
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     _, trainer = run(tiny_model_dir, tmp_path, different=True, bf16=True, max_steps=1)
-    model, ids = trainer.model.eval(), torch.tensor([[5, 6, 7, 8, 9]])
+    model = trainer.model.eval()
+    ids = torch.tensor([[5, 6, 7, 8, 9]], device=model.device)
     with torch.no_grad():
         trained = model(input_ids=ids).logits
         with own_forward(model):

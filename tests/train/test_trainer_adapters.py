@@ -72,13 +72,13 @@ def test_frozen_copy_and_cache_give_the_same_full_fine_tuning(tiny_model_dir: Pa
 def _drift_on_prompts(trainer: Any, base: Path) -> float:
     from transformers import AutoModelForCausalLM
 
-    reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     tuned = trainer.model.eval()
+    reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval().to(tuned.device)
     total, count = 0.0, 0
     with torch.no_grad():
         for row in trainer.train_dataset:
             prompt = sum(label == -100 for label in row["labels"])
-            ids = torch.tensor([row["input_ids"]])
+            ids = torch.tensor([row["input_ids"]], device=tuned.device)
             p = reference(input_ids=ids).logits[0, :prompt].double().log_softmax(-1)
             q = tuned(input_ids=ids).logits[0, :prompt].double().log_softmax(-1)
             total += float((p.exp() * (p - q)).sum())
@@ -122,7 +122,8 @@ def test_osf_preserves_its_directions_in_16_bits_too(
         tokenizer=tokenizer,
         alpha=0.0,
     )
-    loss = trainer.model(**trainer.data_collator([trainer.train_dataset[0]])).loss
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    loss = trainer.model(**trainer._prepare_inputs(batch)).loss
     loss.backward()
     layers = [layer for layer in trainer.model.modules() if isinstance(layer, OSFLayer)]
     for layer in layers:

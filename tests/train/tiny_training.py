@@ -61,7 +61,7 @@ def settings(output_dir: str | os.PathLike[str], **changes: Any) -> dict[str, An
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": [],
-        "use_cpu": True,
+        "use_cpu": not torch.cuda.is_available(),
         "bf16": False,
         "disable_tqdm": True,
         "activation_checkpointing": False,

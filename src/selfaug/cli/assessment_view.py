@@ -15,7 +15,7 @@ from rich.text import Text
 from selfaug.cli.evaluation_view import drift_table, show_cut_off, suites_table
 from selfaug.config import FLAGS, TrainConfig
 from selfaug.core.printable import printable
-from selfaug.wording.evaluation_words import budget_items_in_words, discordance_in_words
+from selfaug.wording.evaluation_words import budget_items_in_words, found_in_words
 
 __all__ = ["show_assessment"]
 
@@ -63,8 +63,8 @@ def show_assessment(record: Mapping[str, Any], output: Path, console: Console | 
         )
     else:
         console.print(
-            f"budget: {100 * budget:.1f} points of forgetting; less than that {budget_items_in_words(record)} can't "
-            f"show ({discordance_in_words(None)})",
+            f"budget: {100 * budget:.1f} points of forgetting; with {budget_items_in_words(record)}, a loss of so much "
+            f"{found_in_words(None)}",
             soft_wrap=True,
         )
     for told in _next(record):

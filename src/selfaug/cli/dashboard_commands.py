@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import secrets
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 
@@ -52,6 +53,7 @@ def dashboard(
 
         from selfaug.dashboard.app import dashboard_app
         from selfaug.dashboard.library import Library
+        from selfaug.serving.connections import ConnectionLimits, LimitedConnection
         from selfaug.serving.http_server import ALL_ADDRESSES, EndedBySignals, address, listening_socket
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
@@ -83,9 +85,13 @@ def dashboard(
     if host in ALL_ADDRESSES:
         say("From other machines, put this one's name or address in the place of the number:")
     typer.echo(url if token is None else f"{url}?token={token}")
+    # uvicorn wants a class and calls it.
+    connection: Any = partial(LimitedConnection, ConnectionLimits())
     server = EndedBySignals(
         uvicorn.Config(
             served,
+            http=connection,
+            ws="none",
             log_level="error",
             access_log=False,
             server_header=False,

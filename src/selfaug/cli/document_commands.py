@@ -11,6 +11,7 @@ import typer
 from selfaug.cli.app import Config, Debug, Device, Json, Offline, Run, Sets, app, debugging, quiet_libraries
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, printable, say
+from selfaug.cli.whose_code import say_code_of_prepared, say_code_of_run
 from selfaug.core.printable import counted
 from selfaug.errors import ConfigError
 
@@ -151,6 +152,8 @@ def recall(
     used = retriever or prepared_record(Path(prepared))["retrieval"]["retriever"]
     # One of the user's own may load a model by its name.
     quiet_libraries(debug=debugging(ctx), offline=used == "bm25")
+    if retriever is None:
+        say_code_of_prepared(prepared)
     from selfaug.cli.preparation_view import show_recall
     from selfaug.phases.recall import recall as measure
 
@@ -200,6 +203,7 @@ def ask(
             "the question is empty.", hint='put it in quotes: selfaug ask RUN "Which region grew?"'
         )
     quiet_libraries(offline=offline, debug=debugging(ctx))
+    say_code_of_run(run, searches=True, prepared=prepared)
     from selfaug.cli.preparation_view import show_passages
     from selfaug.phases.ask import open_assistant
 

@@ -50,6 +50,7 @@ from selfaug.cli.terminal import (
     say_error,
     take_any_character,
 )
+from selfaug.cli.whose_code import say_code_of_run
 from selfaug.core.printable import counted, printable_size
 from selfaug.launcher import is_first_process
 
@@ -195,6 +196,7 @@ def train(
         # The run's own settings; what is given besides must agree with them.
         config = str(_settings_of_run(output))
         flags["--output"] = output
+        say_code_of_run(str(output))
     settings = load_settings(config, flags, sets)
     quiet_libraries(settings, debug=debugging(ctx))
     if dry_run:
@@ -328,6 +330,7 @@ def chat(
 ) -> None:
     """Ask the base model and the tuned model, and show their answers side by side."""
     quiet_libraries(offline=offline, debug=debugging(ctx))
+    say_code_of_run(run)
     from selfaug.phases.chat import open_chat
 
     conversation = open_chat(
@@ -372,6 +375,7 @@ def export(
     if vllm and (ollama or dtype != "auto"):
         raise ConfigError("--ollama and --dtype have no meaning with --vllm.", hint="leave them out.")
     quiet_libraries(offline=offline, debug=debugging(ctx))
+    say_code_of_run(run)
     if vllm:
         from selfaug.phases.vllm_launch import export_vllm
 

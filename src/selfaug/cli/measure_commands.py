@@ -34,6 +34,7 @@ from selfaug.cli.app import (
 )
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, say
+from selfaug.cli.whose_code import say_code_of_run
 
 __all__ = ["assess", "evaluate"]
 
@@ -237,6 +238,7 @@ def evaluate(
         require_mlflow()
     if fast:
         general_items, task_items = general_items or FAST_ITEMS, task_items or FAST_ROWS
+    say_code_of_run(run)
     try:
         with RunProgress() as progress:
             result = run_evaluation(

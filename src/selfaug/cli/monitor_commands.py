@@ -20,6 +20,7 @@ from selfaug.cli.app import (
 )
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, say
+from selfaug.cli.whose_code import say_code_of_run
 from selfaug.core.printable import counted
 from selfaug.errors import ConfigError, StorageError
 
@@ -187,6 +188,7 @@ def _acknowledge(run: str, signal: str, as_json: bool) -> None:
 def _measure_reference(
     run: str, data: list[str], prompts: int, device: str, offline: bool, overwrite: bool, as_json: bool
 ) -> None:
+    say_code_of_run(run)
     from selfaug.phases.monitor import record_reference_window
 
     with RunProgress() as progress:

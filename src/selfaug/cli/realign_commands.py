@@ -25,6 +25,7 @@ from selfaug.cli.app import (
 )
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, say
+from selfaug.cli.whose_code import say_code_of_run
 
 if TYPE_CHECKING:
     from selfaug.phases.realign import Realignment
@@ -154,6 +155,7 @@ def realign(
         *([f"train.steps={steps}"] if steps else []),
         *(["run.offline=true"] if offline else []),
     ]
+    say_code_of_run(run)
     try:
         with RunProgress() as progress:
             found = run_realign(run, settings, sets=changed, on_progress=progress.show)

@@ -19,6 +19,7 @@ from selfaug.cli.app import (
 )
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import say
+from selfaug.cli.whose_code import say_code_of_run
 from selfaug.errors import ConfigError, SelfAugError
 from selfaug.loopback import is_loopback
 
@@ -315,6 +316,7 @@ def serve(
         ),
         offline=offline,
     )
+    say_code_of_run(run, searches=True, prepared=prepared)
     if upstream is None:
         server = open_server(run, settings)
     else:

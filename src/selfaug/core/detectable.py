@@ -30,7 +30,12 @@ class DetectableDifference:
 
 
 def detectable_difference(
-    n: int, *, discordance: float = ASSUMED_DISCORDANCE, power: float = 0.8, design_effect: float = 1.0
+    n: int,
+    *,
+    discordance: float = ASSUMED_DISCORDANCE,
+    mean: float = 0.0,
+    power: float = 0.8,
+    design_effect: float = 1.0,
 ) -> DetectableDifference:
     """The smallest paired difference that n items show with the given power, two-sided at 5 %.
 
@@ -40,28 +45,38 @@ def detectable_difference(
     with it, it is 0.79 to 0.87, and 0.7 with six. No more items can get worse on balance than change at all, so ψ is at
     least d: where fewer differ, all changes are taken to go the same way.
 
+    A measured discordance has the measured difference in it: of a job that the base model can't do, nearly all items
+    change, and all for the better. A difference that is smaller than the measured one has less of these changes, and
+    as many that cancel out: ψ is then ψ − |mean| + d. What is no smaller is found beside all changes that were
+    measured.
+
     Args:
         n: items.
         discordance: share of items on which the two models differ, in either direction; of graded scores, their mean
             squared difference. `PairedDifference.discordance` where it was measured. The more the two models change
             places, the larger a difference must be to stand out.
+        mean: difference of which the discordance was measured, `PairedDifference.difference.value`; 0 where it is
+            assumed.
         power: probability that a true difference of this size is found.
         design_effect: so many of the items tell as much as one: `PairedDifference.design_effect`.
 
     Raises:
-        ValueError: if n < 1, the design effect is less than 1, or discordance or power are outside their range.
+        ValueError: if n < 1, the design effect is less than 1, or discordance, mean or power are outside their range.
     """
-    if n < 1 or design_effect < 1 or not 0 <= discordance <= 1 or not 0.5 <= power < 1:
+    in_range = 0 <= discordance <= 1 and -1 <= mean <= 1 and 0.5 <= power < 1
+    if n < 1 or design_effect < 1 or not in_range:
         raise ValueError(
-            f"need n >= 1, 0 <= discordance <= 1, 0.5 <= power < 1 and design_effect >= 1, "
-            f"got n={n}, discordance={discordance}, power={power}, design_effect={design_effect}."
+            f"need n >= 1, 0 <= discordance <= 1, -1 <= mean <= 1, 0.5 <= power < 1 and design_effect >= 1, "
+            f"got n={n}, discordance={discordance}, mean={mean}, power={power}, design_effect={design_effect}."
         )
     independent = n / design_effect
     if independent < FEWEST_ITEMS:
         return DetectableDifference(None, n, discordance, power)
+    cancelled = max(0.0, discordance - abs(mean))  # of graded scores, the mean can be the larger one
     difference, changed = _connor(independent, discordance, power)
     for _ in range(_ROUNDS):
-        difference, changed = _connor(independent - 1 / difference, discordance, power)
+        beside = min(discordance, cancelled + difference)
+        difference, changed = _connor(independent - 1 / difference, beside, power)
     return DetectableDifference(difference, n, changed, power)
 
 

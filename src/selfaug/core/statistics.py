@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,10 @@ from scipy.special import ndtri, stdtrit
 __all__ = [
     "Interval",
     "PairedDifference",
+    "cluster_correlation",
     "cluster_stretch",
     "design_effect",
+    "expected_design_effect",
     "holm",
     "mean_interval",
     "paired_difference",
@@ -236,6 +239,46 @@ def design_effect(values: ArrayLike, clusters: Sequence[Hashable] | None) -> flo
     return 1.0 if together is None else together.effect
 
 
+def cluster_correlation(clusters: Sequence[Hashable], told: float) -> float:
+    """How far items of a cluster go together, from 0 to 1; at least `ASSUMED_CORRELATION`.
+
+    Args:
+        clusters: what each item belongs to.
+        told: `PairedDifference.design_effect` of these items.
+    """
+    sizes = _sizes(clusters)
+    if len(sizes) in (1, len(clusters)):  # where none shares a cluster, or all do, nothing shows it
+        return ASSUMED_CORRELATION
+    effect = told / cluster_stretch(len(sizes)) ** 2
+    return max(ASSUMED_CORRELATION, (effect - 1) / (_largest_effect(sizes) - 1))
+
+
+def expected_design_effect(clusters: Sequence[Hashable], correlation: float) -> float:
+    """`PairedDifference.design_effect` of items that are not asked yet, if those of a cluster go so far together.
+
+    Args:
+        clusters: what each item belongs to.
+        correlation: as of `cluster_correlation`.
+    """
+    sizes = _sizes(clusters)
+    if len(sizes) == len(clusters):
+        return 1.0
+    return _effect_at(correlation, _largest_effect(sizes)) * cluster_stretch(len(sizes)) ** 2
+
+
+def _sizes(clusters: Sequence[Hashable]) -> NDArray[np.intp]:
+    return np.array(list(Counter(clusters).values()), dtype=np.intp)
+
+
+def _largest_effect(sizes: NDArray[np.intp]) -> float:
+    """The design effect where the items of a cluster are all equal."""
+    return float((sizes**2).sum() / sizes.sum())
+
+
+def _effect_at(correlation: float, largest: float) -> float:
+    return 1 + correlation * (largest - 1)
+
+
 def cluster_stretch(clusters: int) -> float:
     """How many times wider an interval is than random weights of so few clusters show.
 
@@ -269,15 +312,15 @@ def _together(clusters: Sequence[Hashable] | None, values: NDArray[np.float64]) 
     of_item = np.array([numbers.setdefault(one, len(numbers)) for one in clusters], dtype=np.intp)
     if len(numbers) == len(values):
         return None
-    n, sizes = len(values), np.bincount(of_item)
-    most = float((sizes**2).sum() / n)
+    sizes = np.bincount(of_item)
+    most = _largest_effect(sizes)
     if len(sizes) == 1:
         return _Together(of_item, 1, most, most)
     around = values - values.mean()
     independent = float((around**2).sum())
     between = float((np.bincount(of_item, around) ** 2).sum()) * len(sizes) / (len(sizes) - 1)
     effect = min(max(between / independent if independent > _ROUNDING else 1.0, 1.0), most)
-    return _Together(of_item, len(sizes), effect, max(effect, 1 + ASSUMED_CORRELATION * (most - 1)))
+    return _Together(of_item, len(sizes), effect, max(effect, _effect_at(ASSUMED_CORRELATION, most)))
 
 
 def _with_clusters(

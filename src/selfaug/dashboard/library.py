@@ -116,12 +116,13 @@ class Entry:
     @property
     def is_watched(self) -> bool:
         """Whether a server has watched it."""
-        return (self.folder / "monitor" / "monitor.sqlite").is_file()
+        # Not Path's, which fails below a folder that can't be entered.
+        return os.path.isfile(self.folder / "monitor" / "monitor.sqlite")
 
     @property
     def is_evaluated(self) -> bool:
         """Whether it has an evaluation."""
-        return (self.folder / "evaluation.json").is_file()
+        return os.path.isfile(self.folder / "evaluation.json")
 
 
 _Signature = tuple[tuple[int, int] | None, ...]

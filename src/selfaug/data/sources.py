@@ -20,6 +20,7 @@ __all__ = [
     "NOT_UTF8",
     "Problem",
     "RawRow",
+    "content_keys",
     "data_files",
     "describe_sources",
     "is_hub_id",
@@ -148,6 +149,21 @@ def describe_sources(sources: Sequence[str]) -> list[dict[str, Any]]:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             described.append({"source": str(file), "bytes": file.stat().st_size, "sha256": digest})
     return described
+
+
+def content_keys(sources: Sequence[str]) -> set[str]:
+    """What sources with the same rows have in common, however they are spelled: the SHA-256 of each file, given alone,
+    in a folder or as a copy; of a hub data set, or a file that is not there or can't be read, its name.
+    """
+    keys: set[str] = set()
+    for source in sources:
+        path = Path(source).expanduser()
+        try:
+            described = describe_sources([str(path)])
+        except OSError:
+            described = [{}]
+        keys |= {one.get("sha256", str(path.resolve())) for one in described}
+    return keys
 
 
 def _read_folder(folder: Path) -> tuple[list[RawRow], list[Problem]]:

@@ -14,8 +14,9 @@ __all__ = ["peak_memory", "release_memory"]
 _STATUS = Path("/proc/self/status")
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that was allocated on a GPU, else the most that was resident so far.
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: the most that was allocated on a GPU, else the most that was resident so far. None where the system does
+    not say, as on Windows.
 
     Not `ru_maxrss` where Linux has better: there a process that was started by a large one begins with that one's.
     """
@@ -25,8 +26,10 @@ def peak_memory(device: torch.device) -> int:
         found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
         if found:
             return int(found[1]) * 1024
-    import resource  # which Windows has not, where memory can be released all the same
-
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

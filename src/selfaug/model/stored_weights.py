@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from selfaug.errors import ModelError
 from selfaug.model.loading import resolve_name
@@ -135,7 +136,10 @@ def _file(name: str, file: str) -> Path | None:
     """A file of a model's folder, or of the hub's cache."""
     if Path(name).is_dir():
         return Path(name) / file if (Path(name) / file).is_file() else None
-    found = try_to_load_from_cache(name, file)
+    try:
+        found = try_to_load_from_cache(name, file)
+    except HFValidationError:  # a folder that isn't there, by a name that none of the hub can have
+        return None
     return Path(found) if isinstance(found, str) else None
 
 

@@ -30,9 +30,12 @@ _IN_QUOTES = r"""(?:"(?:[^"\\\n]|\\.){4,}|'(?:[^'\\\n]|\\.){4,}|\\["'][^"'\n]{4,
 _VALUE = rf"""(?:{_IN_QUOTES}|[^\s"',;，。；、]{{4,}})"""
 # password=…, "client_secret": "…", Authorization: Bearer …
 _ASSIGNED = rf"\\?[\"']?\s{{0,16}}(?::=|=>|[:=])\s{{0,16}}(?:(?:bearer|basic|token)\s{{1,16}})?{_VALUE}"
+# "the password is hunter22", "… is: hunter22"
+_BEHIND_IS = r"(?:\s{1,16}|\s{0,16}:\s{0,16})"
 # In sentences only what looks like no word: "the password is case-sensitive" and "token embeddings" tell nobody's.
 _SAID = (
-    r"\s{1,16}(?:is|was|ist|lautet|est|es|é|è|jest)\s{1,16}[\"']?(?=[^\s\"',;]*[\d@#$%^&*_+=~])[^\s\"',;]{4,}"
+    rf"\s{{1,16}}(?:is|was|ist|lautet|est|es|é|è|jest){_BEHIND_IS}"
+    r"[\"']?(?=[^\s\"',;]*[\d@#$%^&*_+=~])[^\s\"',;]{4,}"
 )
 # Signs of full width, and what they are read as here. Behind these, and behind words of Japanese, Chinese and Korean, a
 # sentence may stand ("什么是Token：…吗？"), or go on directly behind a value.
@@ -47,13 +50,17 @@ _SAID_UNSPACED = rf"\s{{0,16}}(?:は|是|为|為|는|은)\s{{0,16}}(?:{_WIDE}\s{
 # But somebody's own is one, whatever it looks like.
 _SOMEBODYS = (
     r"\b(?:my|our|your|his|her|their|mein|unser|ihr|dein)\s{1,16}(?:passw(?:or)?d|passwort|kennwort|passphrase)"
-    r"\s{1,16}(?:is|was|ist|lautet)\s{1,16}[\"']?[^\s\"',;]{4,}"
+    rf"\s{{1,16}}(?:is|was|ist|lautet){_BEHIND_IS}"
+    r"[\"']?[^\s\"',;]{4,}"
 )
 _BESIDE = r"\s{1,16}[\"']?(?=[^\s\"',;]*\d)(?=[^\s\"',;]*[a-z])[^\s\"',;]{6,}"
 
 # Letters that make a longer word or name of what stands beside them. Those of Japanese, Chinese and Korean, among them,
 # don't: no space divides them from a number.
 _NOT_BEHIND, _NOT_BEFORE = "(?<![A-Za-z0-9_])", "(?![A-Za-z0-9_])"
+# Where a number begins. Behind a digit and a comma or full stop stand thousands and decimals, or the next cell of a
+# table: that has seven digits together, groups as cards have them, or a sign that is none within a number.
+_BEGIN = rf"{_NOT_BEHIND}(?:(?<!\d[.,])|(?=[+(]|\d{{7}}|\d{{4}}(?:[ -]\d{{4}}){{3}}))"
 # Within a number, up to two between digits, among them spaces that forbid a break.
 _BETWEEN_DIGITS = "[ \u00a0\u2007\u2009\u202f\u3000().\\-/]{0,2}"
 _DASH = "[\u2010-\u2013\u2212\u30fc]"  # hyphens and dashes as printers have them
@@ -107,12 +114,12 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     # With dashes, three groups of digits: two are a range, such as 2019–2020.
     (
         "number",
-        rf"(?<![A-Za-z0-9_.,])\+?(?=(?:\d{_DASH}?){{7}})\d{{1,4}}(?:{_DASH}\d{{2,4}}){{2,5}}{_NOT_BEFORE}",
+        rf"{_BEGIN}\+?(?=(?:\d{_DASH}?){{7}})\d{{1,4}}(?:{_DASH}\d{{2,4}}){{2,5}}{_NOT_BEFORE}",
     ),
     # Numbers of Chinese identity cards may end with an X.
     (
         "number",
-        rf"(?<![A-Za-z0-9_.,])\+?\(?\d(?:{_BETWEEN_DIGITS}\d){{6,}}(?:(?<=\d{{17}})[Xx])?{_NOT_BEFORE}",
+        rf"{_BEGIN}\+?\(?\d(?:{_BETWEEN_DIGITS}\d){{6,}}(?:(?<=\d{{17}})[Xx])?{_NOT_BEFORE}",
     ),
 )
 _READ_WIDE_AS = str.maketrans(_WIDE_SIGNS)

@@ -7,7 +7,7 @@ an ordinary run without alignment, in the assessment's folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from selfaug.config import OptimizerSettings, TrainConfig, training_settings
 from selfaug.core.detectable import detectable_difference
 from selfaug.core.positions import IGNORED
+from selfaug.core.statistics import ASSUMED_CORRELATION, cluster_correlation, expected_design_effect
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.memory import release_memory
 from selfaug.phases.bench import content_of_base, contents_of
@@ -143,7 +144,8 @@ def _assessed(
             on_progress=on_progress,
         ).record
 
-    to_be_asked = len(select_items("test", evaluation["level"]["level"], None))
+    general = evaluation["suites"]["general"]
+    to_be_asked = select_items("test", evaluation["level"]["level"], None)
     record = {
         "settings": settings,
         "data": data.report,
@@ -161,18 +163,37 @@ def _assessed(
         # the probe does: how many answers it will change isn't known.
         "budget": proposed_budget(
             detectable_difference(
-                to_be_asked,
-                design_effect=evaluation["suites"]["general"]["difference"]["design_effect"],
+                len(to_be_asked),
+                design_effect=_design_effect(general, [item.cluster for item in to_be_asked]),
             ).difference,
-            evaluation["suites"]["general"]["base"]["value"],
+            general["base"]["value"],
         ),
-        "budget_items": to_be_asked,
+        "budget_items": len(to_be_asked),
         "trained_on": evaluation["trained_on"],
         "verdict": verdict(evaluation["suites"], trained.record["steps"], _other_method(config)),
         "seconds": work.seconds,
     }
     write_record(folder / "record.json", RECORD_KIND, record)
     return read_record(folder / "record.json", RECORD_KIND)
+
+
+def _design_effect(general: Mapping[str, Any], to_be_asked: Sequence[str]) -> float:
+    """How many of the requests that `selfaug evaluate` asks tell as much as one.
+
+    Few of them may be forms of one request, as by design of those that are spread over the kinds, where many of all
+    are: what was measured of the few is how far such forms go together.
+
+    Args:
+        general: of the probe's evaluation.
+        to_be_asked: cluster of each request.
+    """
+    measured: float = general["difference"]["design_effect"]
+    if general["items"] == len(to_be_asked):
+        return measured
+    asked = general.get("clusters", [])  # only where some share one
+    return expected_design_effect(
+        to_be_asked, cluster_correlation(asked, measured) if asked else ASSUMED_CORRELATION
+    )
 
 
 def _surprise(

@@ -24,6 +24,7 @@ from selfaug.config import TrainConfig, training_settings
 from selfaug.core.gate import at_most
 from selfaug.core.pareto import knee, pareto_front
 from selfaug.core.printable import counted
+from selfaug.data.sources import content_keys
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.file_lock import FileLock
 from selfaug.model.cache import PASSES_THAT_PAY, Document
@@ -445,9 +446,11 @@ def _write_best(bench: Bench, search: Search, chosen: Point) -> str:
     trial has, but for rows that it was chosen on; what a re-alignment would take over is the user's, too.
     """
     folder, config, users = bench.folder, search.config_of(chosen.run), bench.config
-    known = {_resolved(source) for source in bench.settings.dev}
-    held_out = [source for source in users.data.eval if _resolved(source) not in known]
-    asked_at_end = [source for source in users.evaluation.data if _resolved(source) not in known]
+    known = content_keys(bench.settings.dev)
+    held_out, asked_at_end = (
+        [source for source in sources if known.isdisjoint(content_keys([source]))]
+        for sources in (users.data.eval, users.evaluation.data)
+    )
     asked = {
         "data": config.data.model_copy(update={"eval": held_out}),
         "selfaug": config.selfaug.model_copy(
@@ -471,11 +474,6 @@ def _write_best(bench: Bench, search: Search, chosen: Point) -> str:
         message = f"{best}/ was chosen on rows of data.eval; give others with --data."
         bench.on_progress(Progress("warning", message=message))
     return best
-
-
-def _resolved(source: str) -> Path:
-    """A file may be spelled in several ways."""
-    return Path(source).expanduser().resolve()
 
 
 def _confirmed(bench: Bench, search: Search, chosen: Point, max_forgetting: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from selfaug.errors import DataError
 from selfaug.model.generate import chat_prompt_ids, generate_greedy, text_prompt_ids
 from selfaug.model.hidden import adapter_off
 from selfaug.phases.inputs import model_window, resolve_device, tokenizer_of
-from selfaug.phases.run_files import load_run_config
+from selfaug.phases.run_files import load_run_config, require_named_base
 from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.rundir import RunDir
 
@@ -135,6 +135,7 @@ def open_chat(
     folder = RunDir.open(run)
     config = load_run_config(folder, offline=offline)
     weights, step = trained_weights(folder, config)
+    require_named_base(folder, config)
     tokenizer = tokenizer_of(config)
     base, tuned = load_run_models(folder, config, weights, device=resolve_device(device))
     return Chat(

@@ -476,20 +476,24 @@ class _Table:
         }
 
     def detectable(self, method: str, suite: str) -> dict[str, Any]:
-        """The smallest difference to the base model that a suite can show, and the discordance of a method.
+        """The smallest difference to the base model that a suite can show, and on what share of its items a method
+        differs.
 
-        The difference is that of the items' means over seeds, which scatter less than a seed's own scores; the
-        discordance is the mean of the seeds' own, which says on how many items two models differ.
+        The difference is that of the items' means over seeds, which scatter less than a seed's own scores; the share is
+        the mean of the seeds' own.
         """
         scores = self._all_scores(self.answers[method], suite)
         base = self._all_scores(self.base_answers, suite)
         paired = pooled_difference(scores, base, seed=0, clusters=self.suites[suite].together)
         found = detectable_difference(
-            paired.items, discordance=paired.discordance, design_effect=paired.design_effect
+            paired.items,
+            discordance=paired.discordance,
+            mean=paired.difference.value,
+            design_effect=paired.design_effect,
         )
         return {
             "difference": found.difference,
-            "discordance": float(np.mean((np.asarray(scores) - np.asarray(base)) ** 2)),
+            "differ": float(np.mean(np.asarray(scores) != np.asarray(base))),
         }
 
     def against(self, subject: str, method: Method) -> dict[str, Any]:
@@ -563,7 +567,11 @@ class _Table:
             if method.trained
             else 0.0,
             "write_seconds": max((one["seconds"] for one in written), default=0.0),
-            "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
+            # Some systems don't say.
+            "peak_memory_bytes": max(
+                (peak for record in records if (peak := record["peak_memory_bytes"]) is not None),
+                default=None,
+            ),
             # Where there are too few, they are repeated.
             "general_rows": max(
                 (min(one["rows_replayed"], one["rows_available"]) for one in replayed), default=0

@@ -191,7 +191,9 @@ def _demo(
     )
 
     changed = results["selfaug"]["difference"]
-    seen = detectable_difference(changed.items, discordance=changed.discordance)
+    seen = detectable_difference(
+        changed.items, discordance=changed.discordance, mean=changed.difference.value
+    )
     data = {
         "settings": asdict(settings),
         "quick": quick,

@@ -29,6 +29,7 @@ from selfaug.eval.scorers import Scorer, named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.stored_weights import stored_tokenizer_hash
 from selfaug.phases.both_models import DRIFT_SO_FAR, MODELS, BothModels, answers_file
+from selfaug.phases.chosen_on import is_chosen_on
 from selfaug.phases.drift_suites import OWN_ANSWERS
 from selfaug.phases.evaluation_settings import Questions, changed_settings, suites_of
 from selfaug.phases.forecasts import expected_forgetting, other_level, read_forecast
@@ -36,7 +37,7 @@ from selfaug.phases.inputs import model_window, resolve_device, tokenizer_of
 from selfaug.phases.lm_eval_suites import Benchmark, require_benchmarks
 from selfaug.phases.model_card import write_evaluation_on_card
 from selfaug.phases.progress import Progress
-from selfaug.phases.run_files import load_run_config, require_named_files, tell_of_changes
+from selfaug.phases.run_files import load_run_config, require_named_base, require_named_files, tell_of_changes
 from selfaug.phases.run_models import (
     TOKENIZER,
     load_run_models,
@@ -60,6 +61,7 @@ from selfaug.phases.suites import (
 )
 from selfaug.phases.trained_on import trained_on
 from selfaug.phases.trained_template import trained_no_answer, trained_template
+from selfaug.phases.versions import for_record, versions_so_far
 from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_lines, read_record, write_lines, write_record, writing_into
 from selfaug.replaced import Replaced
@@ -76,6 +78,9 @@ __all__ = [
 RECORD_KIND = "evaluation"
 
 _STARTED = "started.json"
+
+_VERSIONS = "versions"
+"""In there, beside the settings."""
 
 FAST_ROWS = 32
 """Rows that are asked beside the fast subset of the general suite."""
@@ -146,7 +151,9 @@ def evaluate(
     config = load_run_config(folder, tell, offline=offline)
     named_scorer(ask.scorer)  # refuses one that there isn't
     others = {name: named_scorer(name) for name in also_score if name != ask.scorer}
-    _require_reportable_rows(config, data, with_gain=min_task_gain is not None, with_others=bool(others))
+    _require_reportable_rows(
+        folder, config, data, with_gain=min_task_gain is not None, with_others=bool(others)
+    )
     as_set = load_config(folder.config)  # with names as they are, wherever their files are found from here
     foretold = None if forecast is None else read_forecast(forecast, as_set.model.name)
     level = level_of(ask.level)
@@ -179,13 +186,15 @@ def evaluate(
                 forecast,
                 foretold,
                 lambda: (
-                    _scored_anew(prompts.of_rows(tokenizer_of(config)), others, work, tell) if others else {}
+                    _scored_anew(prompts.of_rows(_tokenizer(folder, config)), others, work, tell)
+                    if others
+                    else {}
                 ),
                 tell,
             )
         _require_same(folder, work, settings)
     on_progress(Progress("data"))
-    tokenizer = tokenizer_of(config)
+    tokenizer = _tokenizer(folder, config)
     # One from a hub may not have been here before.
     settings[TOKENIZER] = settings[TOKENIZER] or stored_tokenizer_hash(config.model.name)
     require_chat_template(
@@ -202,7 +211,7 @@ def evaluate(
         replaced.move()  # not before all of this has worked
     template = config.data.chat_template_kwargs
     models = BothModels(base, tuned, tokenizer, template, ask.batch_size, work, on_progress)
-    with replaced.settled(), _opened(work, settings, spent):
+    with replaced.settled(), _opened(folder, work, settings, spent, tell) as versions:
         if level is None:
             level = models.fitting_level()
             for warning in level.warnings:
@@ -236,10 +245,16 @@ def evaluate(
             "device": str(resolved),
             "threads": torch.get_num_threads(),
             "seconds": spent.seconds,
+            **for_record(versions),
         }
         evaluation = _written(folder, record, gate, tell)
         (work / DRIFT_SO_FAR).unlink(missing_ok=True)
         return evaluation
+
+
+def _tokenizer(run: RunDir, config: TrainConfig) -> PreTrainedTokenizerBase:
+    require_named_base(run, config)
+    return tokenizer_of(config)
 
 
 @dataclass(frozen=True)
@@ -303,12 +318,13 @@ class _Prompts:
 
 
 def _require_reportable_rows(
-    config: TrainConfig, data: Sequence[str], *, with_gain: bool, with_others: bool
+    run: RunDir, config: TrainConfig, data: Sequence[str], *, with_gain: bool, with_others: bool
 ) -> None:
     """Refuse what needs held-out rows without any, and rows on which the run's checkpoint was chosen.
 
     Args:
-        config: of the run.
+        run: that is evaluated.
+        config: its settings.
         data: sources that were named; those that the run evaluated on if empty.
         with_gain: whether there is a bound on the task's gain.
         with_others: whether answers are scored otherwise, too.
@@ -323,7 +339,7 @@ def _require_reportable_rows(
             f"{given}: needs held-out rows, and the run was trained without any.",
             hint="give them with --data.",
         )
-    if config.is_chosen_on(data):
+    if is_chosen_on(config, data, run):
         raise ConfigError(
             "the run's checkpoint was chosen on rows of data.eval (train.best_of_rows), which can't be reported on.",
             hint="give others with --data.",
@@ -604,14 +620,22 @@ def _replaced(run: RunDir, work: Path) -> Replaced:
 
 
 @contextmanager
-def _opened(work: Path, settings: dict[str, Any], spent: WorkTime) -> Iterator[None]:
-    """The folder of the answers, new or the one that is there; the time is written down in it at the end."""
+def _opened(
+    run: RunDir, work: Path, settings: dict[str, Any], spent: WorkTime, tell: Callable[[str], None]
+) -> Iterator[list[dict[str, str]]]:
+    """The folder of the answers, new or the one that is there; the time is written down in it at the end.
+
+    Yields the versions that answers were made with, as of `versions_so_far`.
+    """
     with writing_into(work, hint="change the folder's permissions."):
         work.mkdir(parents=True, exist_ok=True)
-    if not (work / _STARTED).exists():
-        write_record(work / _STARTED, "evaluation-started", settings)
+    begun = settings
+    if (work / _STARTED).exists():
+        begun = read_record(work / _STARTED, "evaluation-started")
+    versions = versions_so_far(begun.get(_VERSIONS, []), f"the evaluation of {run.path}", tell)
+    write_record(work / _STARTED, "evaluation-started", {**begun, _VERSIONS: versions})
     try:
-        yield
+        yield versions
     finally:
         spent.keep()
 

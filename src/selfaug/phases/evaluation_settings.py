@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.data.sources import describe_sources
-from selfaug.errors import ConfigError, DataError
+from selfaug.errors import ConfigError, DataError, ModelError
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import Half
 from selfaug.eval.own_suites import names_function, own_suite
@@ -68,7 +68,7 @@ class Questions:
             "benchmarks": list(self.benchmarks), "benchmark_tasks": self.benchmark_tasks,
             "benchmark_items": self.benchmark_items, "general_items": self.ask.general_items,
             "task_items": self.ask.task_items, "max_new_tokens": self.ask.max_new_tokens, "step": step,
-            "weights": hash_of_weights(weights), TOKENIZER: stored_tokenizer_hash(model),
+            "weights": hash_of_weights(weights), TOKENIZER: _tokenizer_hash(model),
         }  # fmt: skip
         if self.benchmarks and self.benchmark_tasks is not None:
             settings["benchmark_files"] = hash_of_tasks(self.benchmark_tasks)
@@ -81,6 +81,14 @@ class Questions:
         contents = digests_of([*self.sources, *files_of_scorer(self.ask.scorer), *sorted(judges)])
         name_of = dict(zip(self.sources, self.named, strict=True))
         return {name_of.get(source, source): digests for source, digests in contents.items()}
+
+
+def _tokenizer_hash(model: str) -> str | None:
+    """None of a base model that is not where it was: on the answers that are there, a gate can be decided without."""
+    try:
+        return stored_tokenizer_hash(model)
+    except ModelError:  # which whoever loads the model says
+        return None
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

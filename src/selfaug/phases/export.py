@@ -26,7 +26,7 @@ from selfaug.model.generate import end_tokens
 from selfaug.model.loading import load_adapter, load_model, load_model_config, window_of
 from selfaug.model.merging import merge
 from selfaug.phases.inputs import tokenizer_of
-from selfaug.phases.run_files import load_run_config
+from selfaug.phases.run_files import load_run_config, require_named_base
 from selfaug.phases.run_models import require_same_base, trained_weights
 from selfaug.records import is_failed_write, make_readable, write_text
 from selfaug.rundir import RunDir
@@ -97,6 +97,7 @@ def export(
     require_new_folder(target)
     config = load_run_config(folder, offline=offline)
     weights, step = trained_weights(folder, config)
+    require_named_base(folder, config)
     tokenizer = tokenizer_of(config)
     on_stage("merging")
     warnings = []

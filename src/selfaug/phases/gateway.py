@@ -20,7 +20,7 @@ from selfaug.phases.canary import recorded_canary
 from selfaug.phases.chat import Chat, open_chat
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.live_run import LiveRun, not_exchangeable, tokenizer_problems
-from selfaug.phases.run_files import load_run_config
+from selfaug.phases.run_files import load_run_config, require_named_base
 from selfaug.phases.run_models import trained_otherwise
 from selfaug.phases.serve import Server, ServeSettings, context_of
 from selfaug.phases.watching import DriftModels
@@ -95,6 +95,7 @@ def open_gateway(
         resolve_device(settings.device)
     folder = RunDir.open(run)
     config = load_run_config(folder)
+    require_named_base(folder, config)
     tokenizer = load_tokenizer(
         config.model.name,
         trust_remote_code=config.model.trust_remote_code,

@@ -35,7 +35,7 @@ from selfaug.phases.dated_prompts import Undated
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import REHEARSAL
-from selfaug.phases.run_files import load_run_config, require_named_files, tell_of_changes
+from selfaug.phases.run_files import load_run_config, require_named_base, require_named_files, tell_of_changes
 from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.phases.trained_template import trained_template
 from selfaug.records import write_lines, write_text, writing_into
@@ -131,6 +131,7 @@ def record_reference_window(
         *(["replay"] if config.data.replay_share > 0 else []),  # else they aren't read
         instead=f"measure the reference window there (selfaug monitor RUN --reference), and copy {folder.monitor}",
     )
+    require_named_base(folder, config)
     tell_of_changes(folder, config, "train", "eval", tell=tell)
     # Nothing is trained here.
     changed = {"eval": [*config.data.eval, *data], "skip_held_out": False}

@@ -11,7 +11,7 @@ from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError
 from selfaug.records import read_lines, read_record
 from selfaug.retrieval.document import UnreadableDocument
-from selfaug.retrieval.folder_files import OWN_FILE, folder_files
+from selfaug.retrieval.folder_files import CLOSED, OWN_FILE, folder_files
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.read_document import ENDINGS
 from selfaug.retrieval.read_folder import digest_of
@@ -107,19 +107,26 @@ def require_template(folder: Path, template: RetrievalTemplate) -> None:
 def outdated_documents(folder: Path, record: dict[str, Any]) -> list[str]:
     """Documents that are new, changed or gone since they were prepared, as far as names, sizes and times tell.
 
-    None where there are no documents any more: prepared data may have been moved to another machine.
+    None where there are no documents any more: prepared data may have been moved to another machine. Nor is anything
+    known of what this user may not look at, such as a service that has a user of its own.
     """
     documents = _folder_of_documents(record)
     if documents is None:
         return []
     own = [documents / path for path, reason in record["documents"]["left_out"].items() if reason == OWN_FILE]
+    left_out: dict[str, str] = {}
     files = {
         name: file
-        for name, file in folder_files(documents, lambda path, reason: None, own).items()
+        for name, file in folder_files(documents, left_out.__setitem__, own).items()
         if PurePosixPath(name).suffix.lower() in ENDINGS
     }
+    closed = {PurePosixPath(name) for name, reason in left_out.items() if reason.startswith(CLOSED)}
     read = {one["path"]: one for one in read_lines(folder / "index" / "documents.jsonl")}
-    known = read.keys() | record["documents"]["unreadable"].keys()
+    known = {
+        name
+        for name in read.keys() | record["documents"]["unreadable"].keys()
+        if closed.isdisjoint(PurePosixPath(name).parents)
+    }
     prepared_at = (folder / "index" / "index.json").stat().st_mtime
     changed = {
         name for name in files.keys() & known if _is_changed(files[name], read.get(name, {}), prepared_at)
@@ -134,7 +141,8 @@ def _folder_of_documents(record: dict[str, Any]) -> Path | None:
     """
     named = record["documents"]["folder"]
     places = [Path(record["documents"]["prepared_in"], named), Path(named)]
-    return next((place for place in places if place.is_dir()), None)
+    # Not Path's, which fails below a folder that can't be entered.
+    return next((place for place in places if os.path.isdir(place)), None)
 
 
 def _is_changed(file: Path, read: dict[str, Any], prepared_at: float) -> bool:
@@ -154,5 +162,5 @@ def _is_changed(file: Path, read: dict[str, Any], prepared_at: float) -> bool:
             return True
         # A copy may have another time, and what it was copied over the same.
         return bool(now.st_mtime_ns != read["modified"] and digest_of(file, now.st_size) != read["digest"])
-    except (OSError, UnreadableDocument):  # gone in this moment
-        return True
+    except (OSError, UnreadableDocument) as error:  # gone in this moment, unless it may not be looked at
+        return PermissionError not in (type(error), type(error.__cause__))

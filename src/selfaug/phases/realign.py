@@ -42,7 +42,7 @@ from selfaug.phases.realign_comparison import (
 )
 from selfaug.phases.realign_settings import REHEARSAL, RealignSettings
 from selfaug.phases.registry import add_run, champion_run, require_addable
-from selfaug.phases.run_files import load_run_config, place_of, tell_of_changes
+from selfaug.phases.run_files import load_run_config, place_of, require_named_base, tell_of_changes
 from selfaug.phases.run_models import trained_weights
 from selfaug.phases.train import train
 from selfaug.phases.trained_template import trained_no_answer
@@ -246,6 +246,7 @@ def realign(
         train(config, resume=True, on_progress=on_progress)
         record = decided_anew(new, read_record(new.realignment, RECORD_KIND), settings, config)
     else:
+        require_named_base(old, config)
         tokenizer = tokenizer_of(config)
         require_same_tokenizer(old, config)
         # What can't be asked or judged shows here, and not after hours of training.

@@ -16,7 +16,7 @@ from selfaug.phases.held_out import LEAST_HELD_OUT, HeldOut
 from selfaug.phases.inputs import read_rows, template_of, tokenizer_of
 from selfaug.phases.prepared_folder import is_prepared, prepared_record
 from selfaug.phases.realign_settings import RealignSettings
-from selfaug.phases.run_files import place_of, require_named_files
+from selfaug.phases.run_files import place_of, require_named_base, require_named_files
 from selfaug.phases.run_models import (
     alike_where_known,
     trained_base,
@@ -217,6 +217,7 @@ def require_trained_form(run: RunDir, config: TrainConfig, eval_data: Sequence[s
 
     Raises:
         DataError: if there are some.
+        ModelError: if the base model's folder is not there.
     """
     if _was_trained_on_text(run):
         return
@@ -227,6 +228,7 @@ def require_trained_form(run: RunDir, config: TrainConfig, eval_data: Sequence[s
         if sources
         for row in read_rows(config, template, sources).rows
     ]
+    require_named_base(run, config)
     tokenizer = tokenizer_of(config)
     if text := rows_without_template(rows, tokenizer):
         raise DataError(

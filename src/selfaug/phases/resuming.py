@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
@@ -16,6 +16,7 @@ from selfaug.launcher import process_count
 from selfaug.phases.inputs import TrainingData
 from selfaug.phases.run_files import with_places
 from selfaug.phases.trained_template import template_before
+from selfaug.phases.versions import installed_versions, versions_so_far
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
 
@@ -44,6 +45,8 @@ class Begun:
         processes: that train it.
         template: of the runs that it goes on from, which may not be there any more; None without.
         anchors: hash and seconds of those that its base model has written; None before.
+        base_folder: the base model's name, if it is a folder; None for one of the hub.
+        versions: of the libraries, as of `versions_so_far`.
     """
 
     data: dict[str, Any]
@@ -54,6 +57,8 @@ class Begun:
     processes: int
     template: dict[str, Any] | None = None
     anchors: dict[str, Any] | None = None
+    base_folder: str | None = None
+    versions: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
     def here(
@@ -68,7 +73,7 @@ class Begun:
             day: that is today's in prompts.
             dtype: of matrix products.
         """
-        template = template_before(config)
+        template, base = template_before(config), config.model.name
         return cls(
             data=data.report,
             model=model,
@@ -77,6 +82,8 @@ class Begun:
             dtype=str(dtype),
             processes=process_count(),
             template=None if template is None else template.to_dict(),
+            base_folder=base if os.path.isdir(base) else None,
+            versions=[installed_versions()],
         )
 
     @classmethod
@@ -94,6 +101,15 @@ class Begun:
                 f"{run.started} is damaged, or of another selfaug: {error}",
                 hint="begin a new run with another --output.",
             ) from error
+
+    def with_versions_of_now(self, run: RunDir, tell: Callable[[str], None]) -> Begun:
+        """The same with the versions of now, where they are others, which is told.
+
+        Args:
+            run: that is gone on with.
+            tell: called with what has changed.
+        """
+        return replace(self, versions=versions_so_far(self.versions, str(run.path), tell))
 
     def write(self, run: RunDir) -> None:
         """Write it into the run's folder."""

@@ -11,14 +11,16 @@ from typing import Any
 
 from selfaug.config import TrainConfig, load_config
 from selfaug.data.sources import describe_sources, is_hub_id
-from selfaug.errors import DataError
+from selfaug.errors import DataError, ModelError
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 
 __all__ = [
+    "BASE_FOLDER",
     "FOLDER",
     "load_run_config",
     "place_of",
+    "require_named_base",
     "require_named_files",
     "runs_before",
     "sources_when_trained",
@@ -29,6 +31,9 @@ __all__ = [
 
 FOLDER = "folder"
 """In a run's started.json: the working folder of its training."""
+
+BASE_FOLDER = "base_folder"
+"""In a run's started.json: the name of its base model, if that was a folder."""
 
 _NAMED = {
     "model": ["name"],
@@ -224,10 +229,42 @@ def require_named_files(run: RunDir, config: TrainConfig, *names: str, instead: 
                 relative = "" if Path(one).is_absolute() else ", relative to the working folder"
                 gone.append(f"{one} does not exist: it is named by the run's data.{name}{relative}")
     if gone:
-        begun_in = _begun_in(run)
-        there = "" if begun_in is None else f" ({begun_in}, on the machine that trained it)"
+        there = _on_its_machine(run)
         raise DataError(
             f"{gone[0]}." if len(gone) == 1 else "files that the run's settings name are not there:",
             problems=gone if len(gone) > 1 else (),
             hint=f"start in the folder where the run was started{there}, or one that has the same files; or {instead}.",
         )
+
+
+def require_named_base(run: RunDir, config: TrainConfig) -> None:
+    """Refuse where the base model's folder, which the run's own settings name, is not there, before it is loaded.
+
+    A hub would be asked for a model of that name else: `models/qwen` may be either.
+
+    Args:
+        run: a run.
+        config: its settings, from `load_run_config`. A model that was set in the place of the run's is not looked at.
+
+    Raises:
+        ModelError: if it is not there.
+    """
+    name = config.model.name
+    if os.path.exists(name) or name != load_config(run.config).model.name:
+        return
+    begun = read_record(run.started, "train-started") if run.started.exists() else {}
+    if name != begun.get(BASE_FOLDER) and is_hub_id(name):
+        return
+    relative, where = "", f"copy it to {name}"
+    if not Path(name).is_absolute():
+        relative = ", relative to the working folder"
+        where = f"start in the folder where the run was started{_on_its_machine(run)}, or one that has it"
+    raise ModelError(
+        f"the base model's folder {name} does not exist: it is named by the run's model.name{relative}.",
+        hint=f"{where}; or say in {run.config}, at model.name, where the model is now: a folder or a hub id.",
+    )
+
+
+def _on_its_machine(run: RunDir) -> str:
+    begun_in = _begun_in(run)
+    return "" if begun_in is None else f" ({begun_in}, on the machine that trained it)"

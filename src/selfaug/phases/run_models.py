@@ -99,7 +99,7 @@ def step_of(checkpoint: Path) -> int:
 def hash_of_weights(weights: Path) -> str:
     """SHA-256 of trained weights: what was measured with other weights must not be taken for theirs."""
     digest = hashlib.sha256()
-    for file in sorted(weights.glob("*.safetensors")):
+    for file in _weight_files(weights):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
@@ -109,11 +109,16 @@ def hashes_of_weights(run: RunDir) -> list[dict[str, str]]:
     """For a run's record: its files of trained weights, and the SHA-256 of each."""
     found = []
     for folder in (run.adapter, run.model):
-        for file in sorted(folder.glob("*.safetensors")):
+        for file in _weight_files(folder):
             with file.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             found.append({"file": str(file.relative_to(run.path)), "sha256": digest})
     return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Files of weights, without what a Mac puts beside each of them into an archive: `._adapter_model.safetensors`."""
+    return sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith("."))
 
 
 def base_identity(model: PreTrainedModel, name: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from selfaug.phases.live_run import LiveModels, LiveRun
 from selfaug.phases.monitor import purge_expired, purge_expired_runs
 from selfaug.phases.registry import champion_move, followed_run
 from selfaug.phases.watching import DriftModels, Watching, WatchSettings
+from selfaug.phases.whose_code import code_of_run
 from selfaug.rundir import RunDir
 from selfaug.serving.app import create_app
 from selfaug.serving.connections import ConnectionLimits
@@ -467,6 +468,9 @@ class Server:
                 if before is not None:
                     self._watch()
             self._tell_of_run()
+            # Not before: one that can't take the place is tried again and again.
+            for note in code_of_run(run, searches=True, prepared=settings.prepared):
+                self._tell(f"note: {note}.")
             self._start_watching(problems, after=before)
 
     def _tell_of_run(self) -> None:

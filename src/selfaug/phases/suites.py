@@ -112,7 +112,7 @@ class Suite:
         golds: completions of the task's rows without thoughts; empty for other suites.
         kinds: of the general requests; empty for other suites.
         clusters: what each prompt hangs together with, such as the document that it is about, or an empty text; empty
-            where nothing is known of any.
+            where nothing is known of any. See `together`.
         no_answers: what the task's rows say where there is no answer, as far as that is known.
         warning: about what the task's scores are worth, or None.
     """
@@ -136,9 +136,15 @@ class Suite:
 
     @property
     def together(self) -> list[str]:
-        """The cluster of each prompt; one of its own where none is known."""
+        """The cluster of each prompt; where none is known, one of its own, or with the same prompt again: that is
+        answered the same again, and tells nothing more.
+        """
         clusters = self.clusters or [""] * len(self.ids)
-        return [cluster or name for cluster, name in zip(clusters, self.ids, strict=True)]
+        first: dict[str, str] = {}
+        return [
+            cluster or first.setdefault(text, name)
+            for cluster, text, name in zip(clusters, self.texts, self.ids, strict=True)
+        ]
 
     @property
     def written(self) -> list[int]:
@@ -620,7 +626,12 @@ def compare_scores(
     together = list(clusters) if len(set(clusters)) < len(clusters) else None
     of_base, of_tuned = (score_interval(scores, seed=0, clusters=together) for scores in (base, tuned))
     paired = paired_difference(tuned, base, seed=0, clusters=together)
-    seen = detectable_difference(len(ids), discordance=paired.discordance, design_effect=paired.design_effect)
+    seen = detectable_difference(
+        len(ids),
+        discordance=paired.discordance,
+        mean=paired.difference.value,
+        design_effect=paired.design_effect,
+    )
     scores = {name: {"base": one, "tuned": other} for name, one, other in zip(ids, base, tuned, strict=True)}
     return {
         "items": len(ids),

@@ -31,7 +31,7 @@ from selfaug.phases.learnt import write_learnt
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
 from selfaug.phases.resuming import Begun, in_dtype_of, require_same_data, require_same_settings
-from selfaug.phases.run_files import with_found_files
+from selfaug.phases.run_files import require_named_base, with_found_files
 from selfaug.phases.run_models import base_identity, step_of, weights_folder
 from selfaug.phases.suites import AskSettings
 from selfaug.phases.trainer_setup import (
@@ -173,23 +173,29 @@ def _begun_anew(config: TrainConfig, on_progress: Callable[[Progress], None]) ->
 def _gone_on_with(config: TrainConfig, on_progress: Callable[[Progress], None]) -> TrainResult:
     """Train on from the latest complete checkpoint of a run, or take a run that is complete."""
     run = RunDir.open(config.run.output)
+
+    def tell(told: str) -> None:
+        on_progress(Progress("warning", message=told))
+
     require_same_settings(run, config)
-    config = with_found_files(run, config, lambda told: on_progress(Progress("warning", message=told)))
+    config = with_found_files(run, config, tell)
     if run.is_complete():
-        on_progress(Progress("warning", message=f"{run.path} is complete already; nothing to train."))
+        tell(f"{run.path} is complete already; nothing to train.")
         return TrainResult(run.path, read_record(run.record, RECORD_KIND))
+    require_named_base(run, config)
     begun = Begun.read(run)
     require_processes(str(run.path), begun.processes, process_count())
     on_progress(Progress("data"))
     inputs = checked_inputs(in_dtype_of(begun, config), date.fromisoformat(begun.day))
     if config.model.dtype == "auto" and inputs.dtype is not best_dtype(inputs.device):
         name = str(inputs.dtype).removeprefix("torch.")
-        told = f"{run.path} began in {name} and goes on in it, though it is not the fastest on this device."
-        on_progress(Progress("warning", message=told))
+        tell(f"{run.path} began in {name} and goes on in it, though it is not the fastest on this device.")
     model = _loaded(config, inputs, on_progress, resume=True)
     identity = base_identity(model, config.model.name)
     require_same_data(run, begun, config, inputs.data, identity)
+    begun = begun.with_versions_of_now(run, tell)
     if is_first_process():
+        begun.write(run)
         # The plan of the process before: whoever looks would count the pause since as work.
         with contextlib.suppress(OSError):
             run.plan.unlink()

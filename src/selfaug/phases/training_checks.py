@@ -13,6 +13,7 @@ from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
+from selfaug.phases.chosen_on import is_chosen_on
 from selfaug.phases.evaluate import FAST_ROWS, require_chat_template
 from selfaug.phases.evaluation_settings import suites_of
 from selfaug.phases.inputs import (
@@ -101,6 +102,12 @@ def require_evaluable(config: TrainConfig) -> None:
         raise ConfigError(
             "evaluation.at_end: a model that is sharded over processes can't be evaluated in the same command.",
             hint="leave it out, and give `selfaug evaluate RUN` afterwards.",
+        )
+    if is_chosen_on(config, settings.data):  # under another name: by its own, the settings were refused
+        raise ConfigError(
+            "evaluation.data: the checkpoint is chosen on rows of data.eval (train.best_of_rows), and these are among "
+            "them, as a copy or in a folder.",
+            hint="give others: what is chosen on rows can't be reported on them.",
         )
     tokenizer = tokenizer_of(config)
     require_chat_template(

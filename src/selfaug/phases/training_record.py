@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from selfaug.config import dump_config, load_config
 from selfaug.model.memory import peak_memory
 from selfaug.phases.run_models import hashes_of_weights
 from selfaug.phases.trainer_setup import Training
+from selfaug.phases.versions import for_record
 from selfaug.records import read_lines
 from selfaug.train import SelfAugTrainer
 
@@ -68,10 +68,7 @@ def training_record(
             else f"CPU ({platform.machine()})",
             "processes": trainer.accelerator.num_processes,
             "python": platform.python_version(),
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("selfaug", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
-            },
+            **for_record(training.begun.versions),
         },
     }
 

@@ -17,7 +17,7 @@ from selfaug.errors import StorageError
 from selfaug.model.loading import resolve_name
 from selfaug.phases.export import export, require_new_folder
 from selfaug.phases.live_run import tuned_name
-from selfaug.phases.run_files import load_run_config
+from selfaug.phases.run_files import load_run_config, require_named_base
 from selfaug.phases.run_models import trained_weights
 from selfaug.records import write_text
 from selfaug.rundir import RunDir
@@ -75,6 +75,7 @@ def export_vllm(
     config = load_run_config(folder)
     require_new_folder(target)
     weights, step = trained_weights(folder, config)
+    require_named_base(folder, config)
     why = _no_adapter(config)
     models = _Models.of(folder, config, merged=why is not None)
     options, warnings = [*_MANY], []

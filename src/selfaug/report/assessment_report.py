@@ -10,7 +10,7 @@ from selfaug.records import read_record
 from selfaug.report.document import Block, Cell, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import evaluation_provenance, evaluation_sections, evaluation_tiles
 from selfaug.rundir import RunDir
-from selfaug.wording.evaluation_words import budget_items_in_words, discordance_in_words
+from selfaug.wording.evaluation_words import budget_items_in_words, found_in_words
 from selfaug.wording.numbers import duration, points
 
 __all__ = ["assessment_report", "assessment_summary"]
@@ -46,8 +46,8 @@ def assessment_report(record: Mapping[str, Any], folder: Path) -> Report:
     proposed = (
         "No budget of forgetting is proposed: the base model passes too few of the general requests to show a loss."
         if budget is None
-        else f"Proposed budget of forgetting: {points(budget, sign=False)}; less than that "
-        f"{budget_items_in_words(record)} can't show ({discordance_in_words(None)})."
+        else f"Proposed budget of forgetting: {points(budget, sign=False)}. With {budget_items_in_words(record)}, a "
+        f"loss of so much {found_in_words(None)}."
     )
     return Report(
         **vars(assessment_summary(record)),

@@ -97,8 +97,9 @@ def comparison_summary(record: Mapping[str, Any]) -> Summary:
 def comparison_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
     """One sentence on SelfAug against plain LoRA, the disappointing included, and its outcome.
 
-    What is good against plain LoRA is no better than SelfAug's own evaluation: it may have forgotten much, too. Where
-    test rows were trained on, another sentence says so, and what is good on these is open.
+    What is good against plain LoRA is no better than SelfAug's own evaluation: it may have forgotten much, too. And it
+    is open where SelfAug may do far less of the job than plain LoRA. Where test rows were trained on, another sentence
+    says so, and what is good on these is open.
     """
     methods, subject = record["methods"], record["subject"]
     plain = methods["plain"]
@@ -117,6 +118,8 @@ def comparison_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
     outcome: Outcome = "good" if learned and retained else "mixed" if learned or retained else "bad"
     if outcome == "good":
         outcome = evaluation_outcome({**_alone(record, ours), "trained_on": trained_on})
+    if outcome == "good" and _may_be_far_worse(plain["against_subject"]["task"]["difference"]):
+        outcome = "open"
     who = "it" if _has_learned(ours) or _has_learned(plain) else ours["label"]
     kept = _of_all_else(ours, plain, record["base"]["suites"]["general"]["score"]["value"])
     return outcome, f"{_of_the_job(ours, plain)}; {who} {kept}{_of_seeds(ours, plain)}.{remembered}"
@@ -138,6 +141,11 @@ def _has_learned(row: Mapping[str, Any]) -> bool:
     return learned
 
 
+def _may_be_far_worse(task: Mapping[str, float]) -> bool:
+    """Whether no large loss at the job against plain LoRA is ruled out."""
+    return task["low"] < -LARGE_LOSS
+
+
 def _of_the_job(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
     mine, theirs = (percent(row["suites"]["task"]["score"]["value"]) for row in (ours, plain))
     task, label = plain["against_subject"]["task"]["difference"], ours["label"]
@@ -150,7 +158,8 @@ def _of_the_job(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
         return f"{label} learned the job less well than plain LoRA ({mine} against {theirs})"
     if task["low"] > 0:
         return f"{label} learned the job better than plain LoRA ({mine} against {theirs})"
-    return f"{label} did {mine} of the job and plain LoRA {theirs}, with no difference shown ({span(task)} points)"
+    said = f"{label} did {mine} of the job and plain LoRA {theirs}, with no difference shown ({span(task)} points)"
+    return f"{said}, though {label} may do far less of it" if _may_be_far_worse(task) else said
 
 
 def _of_all_else(ours: Mapping[str, Any], plain: Mapping[str, Any], base: float) -> str:

@@ -20,7 +20,7 @@ from selfaug.report.document import (
 )
 from selfaug.report.evaluation_report import answer_badges
 from selfaug.wording.demo_results import MODELS, demo_rows, demo_verdict
-from selfaug.wording.evaluation_words import discordance_in_words
+from selfaug.wording.evaluation_words import found_in_words, share_that_differ
 from selfaug.wording.numbers import duration, points
 
 __all__ = ["demo_report", "demo_summary", "demo_telling_request"]
@@ -151,8 +151,7 @@ def _detectable(record: Mapping[str, Any]) -> str:
         return f"{items} general requests are too few to show a difference in general checks at all."
     return (
         f"With {items} general requests, a true difference of {points(smallest, sign=False)} in general checks "
-        f"is found with a probability of 80 % ({discordance_in_words(record['discordance'])}); smaller ones may go "
-        "unseen."
+        f"{found_in_words(share_that_differ(record['results']['selfaug']['difference']))}."
     )
 
 

@@ -168,7 +168,7 @@ def _is_kept(record: Mapping[str, Any]) -> bool:
     """Whether a gain was shown, or a large loss ruled out, of a base model that had so much to lose."""
     general = record["suites"]["general"]
     low = general["difference"]["difference"]["low"]
-    # There is no smallest visible change where so few were asked that none would be seen.
+    # There is no smallest change that is found where so few were asked that none would be seen.
     could_tell = general["detectable_difference"] is not None and general["base"]["value"] > LARGE_LOSS
     return bool(low > 0 or (low >= -LARGE_LOSS and could_tell))
 
@@ -273,7 +273,7 @@ def suites_block(
             tuned,
             "retention",
             "difference, item by item",
-            "smallest visible change",
+            "change found in 80 % of cases",
         ],
         [_suite_row(name, suite, scorer) for name, suite in suites.items()],
     )

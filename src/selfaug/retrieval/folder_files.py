@@ -12,10 +12,13 @@ from pathlib import Path
 from selfaug.core.printable import printable
 from selfaug.rundir import RunDir
 
-__all__ = ["OWN_FILE", "PREPARED_MARKER", "PREPARED_SETTINGS", "folder_files", "shown_name"]
+__all__ = ["CLOSED", "OWN_FILE", "PREPARED_MARKER", "PREPARED_SETTINGS", "folder_files", "shown_name"]
 
 OWN_FILE = "no document, but questions, glossary, template or output of `selfaug prepare`"
 """Why selfaug's own files are passed over: to search the questions would give their answers away."""
+
+CLOSED = "a folder that can't be opened"
+"""How the reason begins for which a folder was passed over that this user may not enter."""
 
 PREPARED_SETTINGS = "prepare.yaml"
 """The settings in a folder that `selfaug prepare` wrote."""
@@ -61,9 +64,7 @@ def folder_files(
         try:
             entries = list(os.scandir(inner))
         except OSError as error:
-            on_left_out(
-                _name(inner, root), f"a folder that can't be opened: {(error.strerror or '').lower()}"
-            )
+            on_left_out(_name(inner, root), f"{CLOSED}: {(error.strerror or '').lower()}")
             continue
         for entry in entries:
             path = Path(entry.path)

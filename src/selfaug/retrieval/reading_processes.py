@@ -76,7 +76,11 @@ class ReadingProcesses:
         return any(process.name is not None for process in self._processes)
 
     def read(self, file: Path, name: str) -> None:
-        """Begin to read a file; there must be room."""
+        """Begin to read a file; there must be room.
+
+        Raises:
+            SelfAugError: if processes can't be started.
+        """
         idle = next((process for process in self._processes if process.name is None), None)
         if idle is None:
             idle = _Process(self._context, self._reader, self._seconds, self._memory)
@@ -141,10 +145,17 @@ class ReadingProcesses:
 
 
 class _Process:
-    """One process and this side of its pipe; `name` is that of the file that it reads."""
+    """One process and this side of its pipe; `name` is that of the file that it reads.
+
+    Raises:
+        SelfAugError: if it can't be started.
+    """
 
     def __init__(self, context: BaseContext, reader: Reader, seconds: float, memory_bytes: int) -> None:
-        self.pipe, theirs = context.Pipe()
+        try:
+            self.pipe, theirs = context.Pipe()
+        except OSError as error:
+            raise _not_started(error) from error
         self.name: str | None = None
         self.is_ready = False
         self.deadline = time.monotonic() + _START_SECONDS
@@ -153,6 +164,9 @@ class _Process:
         )
         try:
             self._process.start()
+        except (OSError, EOFError) as error:  # EOFError: the one that it would have been forked from has died
+            self.pipe.close()
+            raise _not_started(error) from error
         finally:
             theirs.close()  # else its end would not be noticed
 
@@ -180,6 +194,16 @@ class _Process:
         self.pipe.close()
         code: int | None = self._process.exitcode
         return code
+
+
+def _not_started(error: Exception) -> SelfAugError:
+    """The error for what the system refuses: whoever writes what is read must not take it for their own."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return SelfAugError(
+        f"the processes that read documents can't be started: {reason}.",
+        hint="set TMPDIR to a folder with a short path and room, or raise the limits of processes and open files "
+        "(`ulimit -u`, `ulimit -n`).",
+    )
 
 
 def _context() -> BaseContext:

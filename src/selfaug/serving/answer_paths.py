@@ -26,6 +26,8 @@ __all__ = ["add_answers"]
 
 _T = TypeVar("_T")
 _MOST_COMPLETIONS = 64
+_MOST_CHANCES = 500_000
+"""Log-probabilities of an answer that goes out whole: they are kept until then, at some 500 bytes each."""
 
 
 def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
@@ -59,6 +61,7 @@ class _Paths:
             Choice(prompt, body.sampling(choice, longest, body.chances), written, row={"messages": messages})
             for choice in range(count)
         ]
+        _require_few_chances(choices)
         answering = Answering(request, served, self._metrics, "chat", body.model, choices, len(prompt), count)
         named = (answering.identifier, answering.created, body.model)
         opening = head("chat.completion.chunk", *named)
@@ -109,6 +112,7 @@ class _Paths:
             for prompt, one in zip(prompts, body.prompts, strict=True)
             for choice in range(count)
         ]
+        _require_few_chances(choices)
         tokens = sum(map(len, prompts))
         answering = Answering(
             request, served, self._metrics, "text_completion", body.model, choices, tokens, count
@@ -227,6 +231,21 @@ def _require_room(served: Served, answers: int, param: str) -> None:
             f"{answers} answers are asked for; this server takes at most {served.most_at_once} at once.",
             code="invalid_value",
             param=param,
+        )
+
+
+def _require_few_chances(choices: Sequence[Choice]) -> None:
+    """Refuse a request whose log-probabilities could fill the memory. Those of a stream go out as they come."""
+    kept = [one.sampling for one in choices if one.sampling.whole and one.sampling.chances is not None]
+    count = sum(one.max_tokens * (1 + (one.chances or 0)) for one in kept)
+    if count > _MOST_CHANCES:
+        raise ApiError(
+            400,
+            f"{counted(len(kept), 'answer')} of up to {max(one.max_tokens for one in kept):,} tokens could have "
+            f"{count:,} log-probabilities; {_MOST_CHANCES:,} are possible in an answer that is not a stream. Lower "
+            "max_tokens, the number of answers or that of alternatives, or ask for a stream.",
+            code="invalid_value",
+            param="logprobs",
         )
 
 

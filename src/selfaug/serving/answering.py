@@ -37,6 +37,7 @@ class Choice:
         written: what the user wrote; None if that were token ids.
         passages: that were found for it; None without retrieval.
         row: as in `Answered`.
+        chances: of its tokens, if it goes out whole: nobody reads those of a stream again.
     """
 
     prompt: list[int]
@@ -54,7 +55,8 @@ class Choice:
         self.text += piece.text
         self.tokens += piece.tokens
         self.finish = piece.finish
-        self.chances += piece.chances
+        if self.sampling.whole:
+            self.chances += piece.chances
 
     def told(self, chances: list[TokenChance]) -> list[TokenChance] | None:
         """Chances of its tokens, if they were asked for."""

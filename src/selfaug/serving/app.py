@@ -38,7 +38,7 @@ def create_app(
         served: models and what belongs to them.
         keys: that are taken; None takes requests without a key.
         limits: of a request.
-        only_here: whether requests that name another host than this machine are refused.
+        only_here: whether requests that name another host than this machine, or come from a page of one, are refused.
         log: gets a line of JSON for every request, without any text of it.
     """
     app = FastAPI(
@@ -50,6 +50,8 @@ def create_app(
         openapi_url="/openapi.json",
         # Behind a proxy with TLS the redirect would lead to plain HTTP, and the prompt would be sent there once more.
         redirect_slashes=False,
+        # A page elsewhere can have a browser post here, but not say that it is JSON.
+        strict_content_type=True,
     )
     metrics = Metrics(
         lambda: served.engine.waiting + served.gate.waiting,
@@ -111,6 +113,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The request is wrong; the message says what.",
         401: "No key, or a wrong one.",
+        403: "Without a key, this server answers no page from elsewhere.",
         404: "There is no such model or path.",
         405: "The path has other methods.",
         408: "The body came too slowly.",
@@ -165,8 +168,8 @@ def _description(app: FastAPI, served: Served) -> Callable[[], dict[str, Any]]:
 def _errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [_problem(one) for one in error.errors()]
-        text = "; ".join(f"{place}: {message}" if place else message for place, message in problems[:20])
+        problems = [_problem(one) for one in error.errors()[:20]]
+        text = "; ".join(f"{place}: {message}" if place else message for place, message in problems)
         return JSONResponse(error_body(400, text, code="invalid_value", param=problems[0][0] or None), 400)
 
     @app.exception_handler(ApiError)

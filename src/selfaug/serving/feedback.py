@@ -6,18 +6,17 @@ import asyncio
 from typing import Literal
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from selfaug.serving.openai_requests import KnownFields
 from selfaug.serving.response_schemas import FEEDBACK, described
 from selfaug.serving.served import ApiError, Served
 
 __all__ = ["FeedbackRequest", "add_feedback"]
 
 
-class FeedbackRequest(BaseModel):
+class FeedbackRequest(KnownFields):
     """Body of /v1/feedback."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str = Field(min_length=1, max_length=200, description="The `id` of the answer.")
     vote: Literal["up", "down"]

@@ -68,8 +68,8 @@ class Guard:
         app: the application.
         keys: that are taken; None takes requests without a key.
         limits: of a request.
-        only_here: whether requests that name another host than this machine are refused, as a page elsewhere could
-            make a browser send: where no key is asked for.
+        only_here: whether requests that name another host than this machine, or come from a page of one, are refused,
+            as a page elsewhere could make a browser send: where no key is asked for.
         known: what a path is called in metrics and log; paths of others are not told, whatever is in them.
         on_done: called with path, status and seconds of every request. `facts["failed"]` is the status, where the
             application puts it: of an answer that failed after the client was told another.
@@ -119,7 +119,8 @@ class Guard:
         try:
             try:
                 self._admit(scope)
-                body = await self._body(receive)
+                # What these paths answer hangs on no body, and they ask for no key: none is read.
+                body = b"" if scope["path"] in OPEN_PATHS else await self._body(receive)
                 if body is not None:
                     await self._app(scope, _replayed(body, receive), answer)
             except _RefusedError as refusal:
@@ -181,6 +182,12 @@ class Guard:
                 "without a key, this server answers to localhost and 127.0.0.1 only: ask it by such a name.",
                 "wrong_host",
             )
+        if self._only_here and not all(map(_is_of_this_machine, _headers(scope, b"origin"))):
+            return _RefusedError(
+                403,
+                "without a key, this server answers no page that comes from another machine: start it with one.",
+                "wrong_origin",
+            )
         if self._keys is not None and _key(scope) not in self._keys:
             return _RefusedError(
                 401,
@@ -229,9 +236,18 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
+def _headers(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
 def _header(scope: Scope, name: bytes) -> str:
-    values = [value for key, value in scope["headers"] if key == name]
-    return values[0].decode("latin-1") if len(values) == 1 else ""
+    values = _headers(scope, name)
+    return values[0] if len(values) == 1 else ""
+
+
+def _is_of_this_machine(origin: str) -> bool:
+    """Whether a page with this `Origin` is this machine's; "null", as of a file, is nobody's."""
+    return names_this_machine(origin.partition("://")[2])
 
 
 def _key(scope: Scope) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from selfaug.serving.generation import Sampling
 
-__all__ = ["ChatMessage", "ChatRequest", "CompletionRequest", "RagRequest", "StreamOptions"]
+__all__ = ["ChatMessage", "ChatRequest", "CompletionRequest", "KnownFields", "RagRequest", "StreamOptions"]
 
 MOST_CHOICES = 16
 _MOST_STOPS = 4
 _MOST_CHANCES = 20
+_MOST_FIELDS = 100
 
 # Values that say "not asked for", of settings that are not served.
 _NOT_ASKED: dict[str, tuple[Any, ...]] = {
@@ -31,6 +32,12 @@ _NOT_ASKED: dict[str, tuple[Any, ...]] = {
     "echo": (None, False),
     "best_of": (None, 1),
 }
+
+
+_T = TypeVar("_T")
+UpToFirstWrong = Annotated[list[_T], Field(fail_fast=True)]
+"""A list of which the first wrong item is told, and no other: a body may have some hundred thousand of them, and to
+tell of each takes seconds and a gigabyte."""
 
 
 def _stops(value: Any) -> Any:
@@ -129,7 +136,9 @@ class ChatMessage(BaseModel):
     """A turn of a chat."""
 
     role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
-    content: Annotated[list[TextPart], BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])]
+    content: Annotated[
+        UpToFirstWrong[TextPart], BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])
+    ]
 
     @property
     def text(self) -> str:
@@ -140,7 +149,7 @@ class ChatMessage(BaseModel):
 class ChatRequest(_Generation):
     """Body of /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=2048)
+    messages: UpToFirstWrong[ChatMessage] = Field(min_length=1, max_length=2048)
     max_tokens: int | None = Field(default=None, ge=1, description="The older name of max_completion_tokens.")
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
@@ -159,6 +168,7 @@ class ChatRequest(_Generation):
 
 Token = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
+Tokens = Annotated[UpToFirstWrong[Token], Field(min_length=1)]
 
 
 class CompletionRequest(_Generation):
@@ -166,7 +176,7 @@ class CompletionRequest(_Generation):
 
     continues: ClassVar[bool] = True
 
-    prompt: Text | list[Text] | list[Token] | list[Annotated[list[Token], Field(min_length=1)]] = Field(
+    prompt: Text | UpToFirstWrong[Text] | UpToFirstWrong[Token] | UpToFirstWrong[Tokens] = Field(
         min_length=1, description="Texts, or token ids; several make several choices."
     )
     max_tokens: int | None = Field(default=None, ge=1, description="16 by default, as in the API.")
@@ -192,10 +202,28 @@ class CompletionRequest(_Generation):
         return self.max_tokens or 16
 
 
-class RagRequest(BaseModel):
+class KnownFields(BaseModel):
+    """A request of which each field has to be known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few(cls, body: Any) -> Any:
+        # Each that isn't known is told of: as with lists, not hundred thousands of them.
+        if isinstance(body, dict) and len(body) > _MOST_FIELDS:
+            raise PydanticCustomError(
+                "too_many_fields",
+                "the body has {count} fields; known here are {known}",
+                {"count": len(body), "known": ", ".join(cls.model_fields)},
+            )
+        return body
+
+
+class RagRequest(KnownFields):
     """Body of /v1/rag/answer."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     question: str = Field(min_length=1, max_length=10_000)
     model: str | None = Field(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from selfaug.core.cut_off import why_cut_off
 from selfaug.core.printable import counted
 from selfaug.core.statistics import holm
 from selfaug.core.trained_on import seen_in_words
-from selfaug.wording.evaluation_words import discordance_in_words
+from selfaug.wording.evaluation_words import differ_in_words
 from selfaug.wording.numbers import decimal, percent
 
 __all__ = [
@@ -24,6 +24,9 @@ __all__ = [
 
 NOT_RUN = "not run"
 """In place of the first score of a method that was left out."""
+
+# From so many on, resampling shows how far seeds scatter: see `pooled_difference`.
+_MANY_SEEDS = 5
 
 
 class TextTable(NamedTuple):
@@ -139,7 +142,8 @@ def against_table(record: Mapping[str, Any]) -> TextTable | None:
         )
         + (
             f" Adjusted by Holm's method for the {len(rows)} rows of a column: by chance, one of them is under 0.05 in "
-            "5 % of comparisons at most. Each interval is for itself, and can leave 0 out where p is larger."
+            f"5 % of comparisons at most{_rests_on(seeds)}. Each interval is for itself, and can leave 0 out where p "
+            "is larger."
             if len(rows) > 1
             else ""
         ),
@@ -176,11 +180,12 @@ def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
 def comparison_notes(record: Mapping[str, Any]) -> list[str]:
     """How many items and seeds, and what they can't show: a note each."""
     seeds = record["settings"]["seeds"]
-    some_have_fewer = any(len(method["seeds"]) < len(seeds) for method in record["methods"].values())
+    counts = {len(method["seeds"]) for method in record["methods"].values()}
     notes = [
         f"Test items: {', '.join(_items(record, name) for name in record['items'])}; {_seeds(seeds)}"
-        f"{', fewer where a row says so' if some_have_fewer else ''}. "
-        f"In brackets: 95 % intervals over items{' and seeds' if len(seeds) > 1 else ''}; of drift, over prompts.",
+        f"{', fewer where a row says so' if min(counts) < len(seeds) else ''}. "
+        f"In brackets: 95 % intervals over items{' and seeds' if len(seeds) > 1 else ''}{_rests_on(counts)}; of drift, "
+        "over prompts.",
         *seen_in_words(record, record["items"].get("task", 0)),
         _chosen_subject(record),
         _unseen(record),
@@ -199,6 +204,19 @@ def _items(record: Mapping[str, Any], suite: str) -> str:
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"{len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}"
+
+
+def _rests_on(counts: Set[int]) -> str:
+    """What intervals and p-values of few seeds rest on, after a comma; empty where there are enough.
+
+    Args:
+        counts: how many seeds the rows have.
+    """
+    if min(counts) >= _MANY_SEEDS:
+        return ""
+    if max(counts) == 1:
+        return ", for this seed alone"
+    return ", if seeds scatter no more than items do, which so few can't tell"
 
 
 def _own_seeds(record: Mapping[str, Any], seeds: Sequence[int]) -> str:
@@ -224,14 +242,15 @@ def _unseen(record: Mapping[str, Any]) -> str:
     if not smallest:
         return ""
     label = record["methods"][general["method"]]["label"]
-    first, *others = (
-        (name, f"under {100 * seen['difference']:.0f} points", discordance_in_words(seen["discordance"]))
+    shown = (
+        # Nor on how many items the models differ.
+        f"{name} {100 * seen['difference']:.0f} points"
+        + (f" ({differ_in_words(seen['differ'])})" if "differ" in seen else "")
         for name, seen in smallest.items()
     )
     return (
-        f"A {first[0]} difference between {label} and the base model {first[1]} can't be seen with these ({first[2]})"
-        + "".join(f"; nor a {name} difference {under} ({differ})" for name, under, differ in others)
-        + "."
+        f"Differences between {label} and the base model that these items show with a probability of 80 %: "
+        f"{'; '.join(shown)}. Smaller ones may go unseen."
     )
 
 

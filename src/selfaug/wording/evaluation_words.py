@@ -15,11 +15,13 @@ __all__ = [
     "budget_items_in_words",
     "cut_off_in_words",
     "cut_off_warnings",
-    "discordance_in_words",
+    "differ_in_words",
     "forecast_in_words",
+    "found_in_words",
     "gates_before_in_words",
     "level_in_words",
     "nothing_at_stake",
+    "share_that_differ",
     "unseen_in_words",
 ]
 
@@ -39,14 +41,14 @@ def forecast_in_words(forecast: Mapping[str, Any]) -> str:
 
 
 def unseen_in_words(suite: Mapping[str, Any]) -> str:
-    """How small a change the items of a suite can't show."""
+    """How small a change the items of a suite show."""
     seen, difference = suite["detectable_difference"], suite["difference"]
-    unseen = "most changes" if seen is None else f"a change under {points(seen, sign=False)}"
     items = f"{suite['items']} {'item' if suite['items'] == 1 else 'items'}"
     if difference["clusters"] is not None:
         items += f" in {counted(difference['clusters'], 'cluster')}"
-    measured = "" if seen is None else f" ({discordance_in_words(difference['discordance'])})"
-    return f"with {items}, {unseen} would likely go unseen{measured}"
+    if seen is None:
+        return f"with {items}, most changes would likely go unseen"
+    return f"with {items}, a change of {points(seen, sign=False)} {found_in_words(share_that_differ(difference))}"
 
 
 def cut_off_in_words(suites: Mapping[str, Any], *, base: str, tuned: str) -> str | None:
@@ -106,11 +108,29 @@ def level_in_words(level: Mapping[str, Any]) -> str:
     return text if cut_off is None else f"{text}; {percent(cut_off)} of its answers cut off at their limit"
 
 
-def discordance_in_words(measured: float | None) -> str:
-    """On how many items two models are taken to differ, and where that is from."""
+def found_in_words(differ: float | None) -> str:
+    """What is said of the smallest difference that items show, which stands before it.
+
+    Args:
+        differ: share of the items on which two models were measured to differ; None where that is assumed.
+    """
+    return f"is found with a probability of 80 % ({differ_in_words(differ)}); smaller ones may go unseen"
+
+
+def differ_in_words(measured: float | None) -> str:
+    """On how many items two models are taken to differ, and where that is from; argument as of `found_in_words`."""
     if measured is None:
         return f"if the models differ on {percent(ASSUMED_DISCORDANCE)} of them"
     return f"measured: the models differ on {percent(measured)} of them"
+
+
+def share_that_differ(difference: Mapping[str, Any]) -> float:
+    """On what share of its items two models differ, by however much.
+
+    Args:
+        difference: fields of a `PairedDifference` of one seed, as a record has them.
+    """
+    return float((difference["better"] + difference["worse"]) / difference["items"])
 
 
 def budget_items_in_words(record: Mapping[str, Any]) -> str:
