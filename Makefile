@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progre
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo case-study sequential-tasks test test-benchmarks lint unit browser docs wheel wheel-test bench soak clean
+.PHONY: help setup demo case-study sequential-tasks test test-benchmarks test-pretend-cuda lint unit browser docs wheel wheel-test bench soak clean
 
 help:
 	@echo "make demo        set up, then train and compare plain LoRA and SelfAug on a small real model"
@@ -28,6 +28,7 @@ help:
 	@echo "make sequential-tasks  set up, then teach a model three tasks one after another, by plain LoRA and by SelfAug: some two hours"
 	@echo "make test        set up, then lint, types, layers, tests, coverage: what CI runs"
 	@echo "make test-benchmarks  run each benchmark in its quick form"
+	@echo "make test-pretend-cuda  run the tests of training, models, evaluation and serving on a pretended GPU: some five minutes"
 	@echo "make setup       only the set-up, into $(VENV)"
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make unit        the tests with coverage"
@@ -88,6 +89,10 @@ unit: $(READY) browser
 # Each benchmark in its quick form: some minutes, and nothing that users run.
 test-benchmarks: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m benchmark
+
+# On a CUDA device that is pretended (Linux, g++): that no operation mixes its tensors with the CPU's.
+test-pretend-cuda: $(READY)
+	$(TEST_ENV) PRETEND_CUDA=1 PYTHONPATH=tests/pretend_cuda $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --no-cov -m "not benchmark" tests/train tests/model tests/eval tests/serving
 
 docs: $(READY)
 	$(BIN)/python docs/generate_reference.py

@@ -16,7 +16,7 @@ from selfaug.phases.demo import RECORD_KIND
 from selfaug.records import write_text
 from selfaug.report.demo_charts import demo_chart_svg
 from selfaug.wording.demo_results import MODELS, demo_rows, demo_verdict
-from selfaug.wording.evaluation_words import found_in_words, share_that_differ
+from selfaug.wording.evaluation_words import changed_shares, found_in_words
 from selfaug.wording.numbers import duration, points
 
 NAME = "demo"
@@ -57,7 +57,7 @@ def readme_block(record: dict[str, Any]) -> str:
         "house style. Settings were chosen on development requests, [alpha](benchmarks/results/demo_alpha.md) and the "
         "[boundary](benchmarks/results/demo_boundary.md) with three seeds; "
         f"with {base['general_items']} requests, a loss of {points(record['detectable_difference'], sign=False)} "
-        f"{found_in_words(share_that_differ(results['selfaug']['difference']))}. "
+        f"{found_in_words(changed_shares(results['selfaug']['difference']))}. "
         f"The run took {duration(record['seconds'])}; `make "
         "demo DEMO=--quick` gives a smaller taste.",
     ]

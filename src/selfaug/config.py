@@ -336,7 +336,7 @@ class TrainConfig(Section):
     def is_chosen_on(self, sources: Sequence[str]) -> bool:
         """Whether the checkpoint is chosen on rows of these sources; none stand for those of `data.eval`.
 
-        This goes by names; `selfaug.phases.chosen_on` by what is in the files, too.
+        This goes by names, and reads no file; `selfaug.phases.chosen_on` goes by what is in them.
         """
         # A file may be spelled in several ways.
         chosen, asked = (

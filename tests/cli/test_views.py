@@ -159,16 +159,16 @@ def test_a_forecast_of_less_than_nothing_is_readable() -> None:
     assert "10–20\N{NO-BREAK SPACE}%: 3.2500" in shown("evaluate", 160)
 
 
-def test_what_would_go_unseen_says_on_how_many_the_models_differ() -> None:
+def test_what_would_go_unseen_says_how_many_changed_which_way() -> None:
     suites = copy.deepcopy(SUITES)
     suites["task"]["difference"]["clusters"] = 8
     text = shown("evaluate", 160, suites=suites).replace("\N{NO-BREAK SPACE}", " ")
     seen = (
-        "a change of 8.1 points is found with a probability of 80 % (measured: the models differ on 25 % of them); "
+        "a change of 8.1 points is found with a probability of 80 % (measured: {} of them got better, {} worse); "
         "smaller ones may go unseen"
     )
-    assert f"task: with 64 items in 8 clusters, {seen}" in text
-    assert f"general: with 212 items, {seen}" in text
+    assert f"task: with 64 items in 8 clusters, {seen.format('23 %', '2 %')}" in text
+    assert f"general: with 212 items, {seen.format('25 %', '0 %')}" in text
 
 
 def test_one_item_is_one() -> None:

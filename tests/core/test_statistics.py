@@ -416,7 +416,7 @@ class TestDetectableDifference:
         self, n: int, discordance: float, mean: float, smallest: float
     ) -> None:
         """A job that the base model can't do changes nearly all items: a smaller gain is found all the same."""
-        found = detectable_difference(n, discordance=discordance, mean=mean)
+        found = detectable_difference(n, discordance=discordance, cancelled=discordance - abs(mean))
         d = found.difference
         assert d == pytest.approx(smallest, abs=0.0005)
         assert found.discordance == pytest.approx(discordance - abs(mean) + d)
@@ -427,7 +427,7 @@ class TestDetectableDifference:
         assert 0.78 <= power <= 0.88
 
     def test_what_is_larger_than_measured_is_found_beside_all_that_was(self) -> None:
-        assert detectable_difference(300, discordance=0.3, mean=0.03) == detectable_difference(
+        assert detectable_difference(300, discordance=0.3, cancelled=0.27) == detectable_difference(
             300, discordance=0.3
         )
 
@@ -464,21 +464,34 @@ class TestDetectableDifference:
         a, b = [1, 0, 1, 1, 0, 1, 0, 0], [0, 1, 1, 1, 0, 0, 0, 0]
         found = paired_difference(a, b, seed=0)
         assert found.discordance == (found.better + found.worse) / 8 == 3 / 8
+        assert found.cancelled == pytest.approx(2 * found.worse / 8) == 2 / 8
+        assert paired_difference(a, a, seed=0).cancelled == 0
         assert pooled_difference([a, a], [b], seed=0).discordance == 3 / 8
         # Items that only one of two seeds changes count a quarter.
         assert pooled_difference([a, b], [b], seed=0).discordance == pytest.approx(3 / 8 / 4)
 
-    def test_of_graded_scores_it_is_their_mean_square(self) -> None:
+    @pytest.mark.parametrize(
+        ("changes", "shares", "abs_error"),
+        [
+            ([-0.5, 0.0, 0.25], [0.15, 0.6, 0.25], 0.03),
+            # Most change one way, and by so little that the mean is larger than the mean square.
+            ([-0.25, 0.25, 0.5, 0.75], [0.15, 0.35, 0.3, 0.2], 0.06),
+        ],
+    )
+    def test_of_graded_scores_it_is_their_mean_square(
+        self, changes: list[float], shares: list[float], abs_error: float
+    ) -> None:
         """The power is promised for them too."""
         rng = np.random.default_rng(0)
-        pilot = rng.choice([-0.5, 0.0, 0.25], size=4000, p=[0.15, 0.6, 0.25])
-        found = paired_difference(0.5 + pilot, np.full(4000, 0.5), seed=0)
+        pilot = rng.choice(changes, size=4000, p=shares)
+        before = np.where(pilot < 0, 0.5, 0.25)
+        found = paired_difference(before + pilot, before, seed=0)
         assert found.discordance == pytest.approx(float((pilot**2).mean()))
-        d = detectable_difference(200, discordance=found.discordance, mean=found.difference.value).difference
+        d = detectable_difference(200, discordance=found.discordance, cancelled=found.cancelled).difference
         assert d is not None
         moved = rng.choice(pilot - pilot.mean() + d, size=(20_000, 200))
         z = moved.mean(axis=1) / (moved.std(axis=1) / math.sqrt(200))
-        assert (np.abs(z) > norm.ppf(0.975)).mean() == pytest.approx(0.8, abs=0.03)
+        assert (np.abs(z) > norm.ppf(0.975)).mean() == pytest.approx(0.8, abs=abs_error)
 
     @pytest.mark.parametrize(
         ("n", "discordance", "power"), [(0, 0.2, 0.8), (9, -0.1, 0.8), (9, 1.1, 0.8), (9, 0.2, 1)]
@@ -486,8 +499,8 @@ class TestDetectableDifference:
     def test_refuses_impossible_assumptions(self, n: int, discordance: float, power: float) -> None:
         with pytest.raises(ValueError, match="discordance"):
             detectable_difference(n, discordance=discordance, power=power)
-        with pytest.raises(ValueError, match=r"mean=-1\.5"):
-            detectable_difference(9, mean=-1.5)
+        with pytest.raises(ValueError, match=r"cancelled=0\.3"):
+            detectable_difference(9, discordance=0.2, cancelled=0.3)
 
 
 class TestScoreInterval:

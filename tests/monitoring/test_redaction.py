@@ -36,6 +36,12 @@ from selfaug.monitoring.redaction import redacted
         ("Smith,4111111111111111,5551234567", "Smith,[number],[number]"),
         ("[4111111111111111,5500 0000 0000 0004,+49 89 123456]", "[[number],[number],[number]]"),
         ("Konto-Nr.1234567890, Tel.030 1234567", "Konto-Nr.[number], Tel.[number]"),
+        ("4711,0171 234567,030-123456,42,0171 234 567", "4711,[number],[number],42,[number]"),
+        ("42,089/45 67 12,7,030 123456,8,01 23 45 67 89", "42,[number],7,[number],8,[number]"),
+        ("7,123-45-6789,8,555-123-4567", "7,[number],8,[number]"),
+        ("42,12.03.1980,0171 234567,1980-03-12", "42,[number],[number],[number]"),
+        (",4111111111111111\n,5551234567", ",[number]\n,[number]"),  # first cells are empty
+        ("π≈3,1415927", "π≈3,[number]"),  # as a cell would be
     ],
 )
 def test_what_identifies_is_replaced(text: str, kept: str) -> None:
@@ -49,6 +55,9 @@ def test_what_identifies_is_replaced(text: str, kept: str) -> None:
         "Profit: 1,234,567.89 12,345.67 (1,250.00) 0,8415 in 2024",
         "What is the capital of Peru?",
         "Version 3.11.7 of section 4.2.1",
+        "p<.0000001, loss .0123456, (.1234567) and $1,234.5678901",
+        ".0000001 or p<,0000001",
+        "1,250-1,300, 1,045-1,060, 0,05 100 200, 2,050 980 1,200",
         "The token count is 512.",
     ],
 )
@@ -78,6 +87,8 @@ SECRETS = {
     "https://example.org/?token=abcd1234 ok": "https://example.org/?[key] ok",
     "my password is hunter22": "my [key]",
     "My password is: swordfish": "[key]",
+    "The password is: 1234, or the password is 1234": "The [key], or the [key]",
+    "The token is: 123456 and": "The [key] and",
     "The password is: hunter22, le mot de passe est : hunter22": "The [key], le [key]",
     "my password was Tr0ub4dor&3, once": "my [key], once",
     "Das Passwort lautet Sommer2024! heute": "Das [key] heute",
@@ -126,6 +137,8 @@ PROSE = [
     "Tokens: 512 in, 128 out",
     "The password is case-sensitive.",
     "The password is: correct",
+    "The secret is: 100% cotton",
+    "The token is: 2024 and the secret is 2024.",
     "The password is wrong!",
     "Password requirements: at least twelve characters",
     "API keys and passwords are rotated",
@@ -194,7 +207,10 @@ def test_sentences_about_secrets_stay(text: str) -> None:
         "１２３４５６７a",
         "1,1234567a",
         "1,+",
+        "1,030 1",
+        "1,01 23 45 67",
         "password is:",
+        "secret is 1.",
         "密码：a1",
     ],
 )

@@ -91,15 +91,18 @@ def test_every_method_is_trained_chosen_and_reported(
             for suite, items in (("task", 4), ("general", 6)):
                 pooled = row["suites"][suite]["difference"]
                 smallest = detectable_difference(
-                    items, discordance=pooled["discordance"], mean=pooled["difference"]["value"]
+                    items, discordance=pooled["discordance"], cancelled=pooled["cancelled"]
                 ).difference
-                # In words it is how many items differ for a seed.
+                # In words it is how many items change for a seed.
                 of_base = record["base"]["suites"][suite]["scores"]
                 by_seed = [
                     pooled_difference([scores], of_base, seed=0) for scores in row["suites"][suite]["scores"]
                 ]
-                differ = pytest.approx(sum(one.better + one.worse for one in by_seed) / (2 * items))
-                assert seen["suites"][suite] == {"difference": smallest, "differ": differ}
+                better, worse = (
+                    pytest.approx(sum(ways) / (2 * items))
+                    for ways in zip(*((one.better, one.worse) for one in by_seed), strict=True)
+                )
+                assert seen["suites"][suite] == {"difference": smallest, "better": better, "worse": worse}
             assert seen == {**seen["suites"]["general"], "method": name, "suites": seen["suites"]}
         assert row["peak_memory_bytes"] > 0
         # A random model never ends an answer by itself; what the router puts together is in no file.

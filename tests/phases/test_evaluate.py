@@ -177,7 +177,15 @@ def test_drift_that_was_measured_before_a_kill_is_kept(copied_run: Path) -> None
     so_far = copied_run / "samples" / "evaluation" / "drift-so-far.jsonl"
     marked = [{**line, "nats": [[7.0] * len(nats) for nats in line["nats"]]} for line in read_lines(so_far)]
     write_lines(so_far, marked)
-    drift = evaluate(copied_run, **FEW).record["drift"]
+    # As if it was begun before the versions of libraries were written down.
+    started, told = so_far.with_name("started.json"), list[str]()
+    begun = read_record(started, "evaluation-started")
+    versions = begun.pop("versions")
+    write_record(started, "evaluation-started", begun)
+    record = evaluate(copied_run, **FEW, on_progress=lambda progress: told.append(progress.message)).record
+    drift = record["drift"]
+    assert ([record["versions"]], record["versions_before"]) == (versions, [{}])
+    assert sum("which versions it was begun with isn't known" in one for one in told) == 1
     assert not so_far.exists()
     assert drift["prompts of the task"]["nats"]["value"] == drift["general prompts"]["nats"]["value"] == 7.0
 

@@ -185,14 +185,22 @@ def test_documents_that_have_changed_are_told_of_at_the_start_and_with_each_run(
     with running(copied_run, prepared=str(prepared), watch=None, check=False) as (serving, _, said):
         assert [line.startswith(told) for line in said] == [True]
         assert "started anew" in said[0]
-        # Of the next one, whose code it runs is told as well.
+        # Of the next one, whose code it runs is told as well, before that runs: of one that is refused, too, but once.
         newer = Path(shutil.copytree(other_run, tmp_path / "newer"))
         settings = (newer / "config.yaml").read_text(encoding="utf-8")
         changed = settings.replace("trust_remote_code: false", "trust_remote_code: true")
         (newer / "config.yaml").write_text(changed, encoding="utf-8")
+        record = read_record(prepared / "record.json", "prepare")
+        own = {**record, "retrieval": {**record["retrieval"], "retriever": "gone:function"}}
+        write_record(prepared / "record.json", "prepare", own)
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="gone:function"):
+                serving.exchange(newer)
+        assert "newer/config.yaml has model.trust_remote_code, so code that comes with" in said[1]
+        assert "record.json names the retriever gone:function, so that function is run" in said[2]
+        write_record(prepared / "record.json", "prepare", record)
         serving.exchange(newer)
-        assert [line.startswith(told) for line in said] == [True, True, False]
-        assert "newer/config.yaml has model.trust_remote_code, so code that comes with" in said[2]
+        assert [line.startswith(told) for line in said] == [True, False, False, True]
 
 
 def test_what_is_not_as_trained_does_not_take_its_place(

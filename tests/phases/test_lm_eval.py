@@ -101,7 +101,11 @@ def test_both_models_answer_and_are_compared(
         for choice in item["choices"]:
             ids = prompt + tokenizer(choice, add_special_tokens=False)["input_ids"]
             with torch.no_grad():
-                logits = base(input_ids=torch.tensor([ids])).logits[0, len(prompt) - 1 : -1].double()
+                logits = (
+                    base(input_ids=torch.tensor([ids], device=base.device))
+                    .logits[0, len(prompt) - 1 : -1]
+                    .double()
+                )
             likelihoods.append(
                 float(logits.log_softmax(-1)[range(len(ids) - len(prompt)), ids[len(prompt) :]].sum())
             )

@@ -125,6 +125,14 @@ def test_a_beginning_with_other_fields_is_no_beginning(copied_run: Path) -> None
         with pytest.raises(DataError, match=r"started\.json is damaged") as caught:
             Begun.read(run)
         assert "--output" in str(caught.value.hint)
+    # Of one before versions were written down it isn't known which they were, and told once.
+    write_record(run.started, "train-started", {name: begun[name] for name in begun if name != "versions"})
+    told: list[str] = []
+    first = Begun.read(run).with_versions_of_now(run, told.append)
+    assert first.with_versions_of_now(run, told.append).versions == [{}, *begun["versions"]]
+    assert [f"{run.path} goes on; which versions it was begun with isn't known" in one for one in told] == [
+        True
+    ]
 
 
 def test_a_run_can_not_be_resumed_with_other_settings_processes_or_data(

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from huggingface_hub import constants
 
 from asking import evaluate
 from other_user import as_nobody
 from selfaug.config import dump_config, load_config
 from selfaug.data.sources import describe_sources
 from selfaug.errors import ConfigError, DataError, ModelError
+from selfaug.model.loading import DEMO_MODEL
 from selfaug.phases.chat import open_chat
 from selfaug.phases.export import export
 from selfaug.phases.live_run import LiveRun
@@ -25,6 +27,7 @@ from selfaug.phases.progress import Progress
 from selfaug.phases.realign import RealignSettings, realign, realign_config
 from selfaug.phases.realign_comparison import _as_named, old_task_scorers
 from selfaug.phases.run_files import (
+    BASE_FOLDER,
     FOLDER,
     load_run_config,
     require_named_base,
@@ -390,9 +393,13 @@ def test_a_base_model_that_is_nowhere_is_named_with_its_setting(there: Path, tmp
             command()
         assert f"say in {run.config}, at model.name" in str(caught.value.hint)
         assert f"started ({there}" in str(caught.value.hint)
+    again = load_config(run.config, {"--output": str(run.path)})
+    assert train(again, resume=True).record["steps"] == 1  # it is complete, and needs no model
     run.record.rename(tmp_path / "record.json")
-    with pytest.raises(ModelError, match=named):
-        train(load_config(run.config, {"--output": str(run.path)}), resume=True)
+    evaluated = load_config(run.config, {"--output": str(run.path), "--evaluate": "fast"})
+    for config in (again, evaluated):
+        with pytest.raises(ModelError, match=named):
+            train(config, resume=True)
     (tmp_path / "record.json").rename(run.record)
     change(run, f"model.name={tmp_path / 'gone'}")
     with pytest.raises(
@@ -405,3 +412,27 @@ def test_a_base_model_that_is_nowhere_is_named_with_its_setting(there: Path, tmp
     assert open_chat(run.path, device="cpu")
     change(run, "model.name=owner/name")
     require_named_base(run, load_run_config(run))
+
+
+def test_a_base_model_whose_folder_had_its_name_of_the_hub_is_taken_from_the_hubs_cache(
+    begun: RunDir, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def name_base(name: str) -> None:
+        change(begun, f"model.name={name}")
+        write_record(begun.started, "train-started", {FOLDER: str(tmp_path / "there"), BASE_FOLDER: name})
+
+    name_base("owner/name")
+    with pytest.raises(ModelError, match="owner/name does not exist") as caught:
+        require_named_base(begun, load_run_config(begun))
+    assert "if it is the hub's model of that name, download it first: `hf download owner/name`" in str(
+        caught.value.hint
+    )
+    cached = tmp_path / "cache" / "models--owner--name"
+    shutil.copytree(tiny_model_dir, cached / "snapshots" / "abc")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    require_named_base(begun, load_run_config(begun))
+    name_base(DEMO_MODEL)
+    require_named_base(begun, load_run_config(begun))

@@ -17,11 +17,14 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cstring>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -31,10 +34,15 @@ constexpr auto kTwoDevices = "Expected all tensors to be on the same device, but
 
 // ---- memory, streams, and what torch asks a CUDA library
 
+c10::DeviceIndex device_count = 1;
+thread_local c10::DeviceIndex current = 0;
+
+c10::Device current_device() { return {kDevice, current}; }
+
 struct Memory final : at::Allocator {
   at::DataPtr allocate(size_t bytes) override {
     void* data = bytes ? c10::GetCPUAllocator()->raw_allocate(bytes) : nullptr;
-    return {data, data, &release, at::Device(kDevice, 0)};
+    return {data, data, &release, current_device()};
   }
   static void release(void* data) {
     if (data) c10::GetCPUAllocator()->raw_deallocate(data);
@@ -49,16 +57,16 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   static constexpr c10::DeviceType static_type = kDevice;
   Guard() = default;
   explicit Guard(c10::DeviceType) {}
-  c10::Stream only_stream() const noexcept { return c10::Stream(c10::Stream::DEFAULT, {kDevice, 0}); }
   c10::DeviceType type() const override { return kDevice; }
-  c10::Device exchangeDevice(c10::Device) const override { return {kDevice, 0}; }
-  c10::Device getDevice() const override { return {kDevice, 0}; }
-  void setDevice(c10::Device) const override {}
-  void uncheckedSetDevice(c10::Device) const noexcept override {}
-  c10::Stream getStream(c10::Device) const noexcept override { return only_stream(); }
-  c10::Stream getDefaultStream(c10::Device) const override { return only_stream(); }
+  c10::Device exchangeDevice(c10::Device device) const override { return {kDevice, std::exchange(current, device.index())}; }
+  c10::Device getDevice() const override { return {kDevice, current}; }
+  void setDevice(c10::Device device) const override { current = device.index(); }
+  void uncheckedSetDevice(c10::Device device) const noexcept override { current = device.index(); }
+  c10::Stream getStream(c10::Device device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, device); }
+  c10::Stream getDefaultStream(c10::Device device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
+  c10::Stream getNewStream(c10::Device device, int) const override { return getStream(device); }
   c10::Stream exchangeStream(c10::Stream stream) const noexcept override { return stream; }
-  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  c10::DeviceIndex deviceCount() const noexcept override { return device_count; }
   void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
   void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
@@ -78,19 +86,22 @@ struct Hooks final : at::CUDAHooksInterface {
   bool isAvailable() const override { return true; }
   bool hasCUDA() const override { return true; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
-  c10::DeviceIndex deviceCount() const override { return 1; }
-  c10::DeviceIndex current_device() const override { return 0; }
-  c10::DeviceIndex getCurrentDevice() const override { return 0; }
-  void setCurrentDevice(c10::DeviceIndex) const override {}
-  c10::DeviceIndex exchangeDevice(c10::DeviceIndex) const override { return 0; }
-  c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex) const override { return 0; }
-  int getNumGPUs() const override { return 1; }
+  c10::DeviceIndex deviceCount() const override { return device_count; }
+  c10::DeviceIndex current_device() const override { return current; }
+  c10::DeviceIndex getCurrentDevice() const override { return current; }
+  void setCurrentDevice(c10::DeviceIndex index) const override { current = index; }
+  c10::DeviceIndex exchangeDevice(c10::DeviceIndex index) const override { return std::exchange(current, index); }
+  c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex index) const override { return std::exchange(current, index); }
+  int getNumGPUs() const override { return device_count; }
   const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override { return at::detail::getDefaultCPUGenerator(); }
   at::Generator getNewGenerator(c10::DeviceIndex) const override { return at::detail::createCPUGenerator(); }
   at::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
-  c10::Device getDeviceFromPtr(void*) const override { return {kDevice, 0}; }
+  c10::Device getDeviceFromPtr(void*) const override { return {kDevice, current}; }
   void deviceSynchronize(c10::DeviceIndex) const override {}
 };
+extern "C" void pretend_devices(int count) { device_count = count; }
+extern "C" void pretend_set_device(int index) { current = index; }
+extern "C" int pretend_current_device() { return current; }
 using at::CUDAHooksRegistry;
 using at::RegistererCUDAHooksRegistry;
 C10_REGISTER_TYPED_CLASS(CUDAHooksRegistry, "CUDAHooks", Hooks)
@@ -114,9 +125,19 @@ at::Tensor on_cpu(const at::Tensor& tensor) {
   return alias;
 }
 
-// A copy on the device.
-at::Tensor on_device(const at::Tensor& tensor) {
+// While it lives, memory is that of this device; of none, that of the current one.
+struct On {
+  c10::DeviceIndex before = current;
+  explicit On(std::optional<at::Device> device) {
+    if (device.has_value() && device->has_index()) current = device->index();
+  }
+  ~On() { current = before; }
+};
+
+// A copy on a device.
+at::Tensor on_device(const at::Tensor& tensor, std::optional<at::Device> device) {
   if (!tensor.defined() || tensor.device().type() != at::kCPU) return tensor;
+  On there(device);
   at::Tensor copy = at::detail::empty_strided_generic(
       tensor.sizes(), tensor.strides(), &memory, c10::DispatchKeySet(c10::DispatchKey::CUDA), tensor.scalar_type());
   if (tensor.numel()) on_cpu(copy).copy_(tensor);
@@ -146,7 +167,7 @@ void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::
   const auto count = schema.arguments().size();
   const auto begin = stack->size() - count;
   std::vector<at::Tensor> ours, aliases, others;
-  bool makes_ours = false;
+  std::optional<at::Device> device;  // that results are on; none if it is the CPU
   auto take = [&](const at::Tensor& tensor) -> at::Tensor {
     if (!is_ours(tensor)) {
       if (tensor.defined()) others.push_back(tensor);
@@ -164,13 +185,21 @@ void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::
       std::vector<at::Tensor> list;
       for (const auto& tensor : value.toTensorVector()) list.push_back(take(tensor));
       value = c10::IValue(c10::List<at::Tensor>(list));
+    } else if (value.isList() && value.toListRef().size() && value.toListRef()[0].isTensorList()) {  // of collectives
+      c10::impl::GenericList lists(c10::ListType::ofTensors());
+      for (const auto& one : value.toListRef()) {
+        c10::List<at::Tensor> list;
+        for (const auto& tensor : one.toTensorVector()) list.push_back(take(tensor));
+        lists.push_back(list);
+      }
+      value = lists;
     } else if (value.isOptionalTensorList()) {
       c10::List<std::optional<at::Tensor>> list;
       for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorList())
         list.push_back(tensor.has_value() ? std::optional<at::Tensor>(take(*tensor)) : std::nullopt);
       value = c10::IValue(list);
     } else if (value.isDevice()) {
-      makes_ours = value.toDevice().type() == kDevice;
+      if (value.toDevice().type() == kDevice) device = value.toDevice();
       value = c10::Device(at::kCPU);
     } else if (value.isBool() && schema.arguments()[i].name() == "pin_memory") {
       value = false;
@@ -179,8 +208,9 @@ void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::
   if (!ours.empty() && !takes_both(name)) {
     for (const auto& tensor : others) TORCH_CHECK(tensor.dim() == 0 && !takes_no_number(name), kTwoDevices, name, ")");
   }
+  for (const auto& tensor : ours) TORCH_CHECK(tensor.device() == ours[0].device(), "tensors of several devices (pretended, in ", name, ")");
   op.callBoxed(stack);
-  makes_ours = makes_ours || !ours.empty();
+  for (const auto& tensor : ours) device = tensor.device();
 
   // What was resized has other memory now.
   for (size_t i = 0; i < aliases.size(); ++i) {
@@ -188,7 +218,7 @@ void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::
     auto* impl = ours[i].unsafeGetTensorImpl();
     const bool has_moved = alias.numel() && alias.storage().data() != ours[i].storage().data();
     if (alias.sizes() == ours[i].sizes() && alias.strides() == ours[i].strides() && !has_moved) continue;
-    auto copy = on_device(alias);
+    auto copy = on_device(alias, device);
     impl->set_storage_keep_dtype(copy.storage());
     impl->set_sizes_and_strides(copy.sizes(), copy.strides(), copy.storage_offset());
   }
@@ -199,7 +229,7 @@ void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::
       if (is_view && tensor.numel() && aliases[i].storage().data() == tensor.storage().data())
         return at::native::as_strided_tensorimpl(ours[i], tensor.sizes(), tensor.strides(), tensor.storage_offset());
     }
-    return makes_ours ? on_device(tensor) : tensor;
+    return device.has_value() ? on_device(tensor, device) : tensor;
   };
   const auto first = stack->size() - schema.returns().size();
   for (size_t i = 0; i < schema.returns().size(); ++i) {
@@ -211,6 +241,14 @@ void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::
       std::vector<at::Tensor> list;
       for (const auto& tensor : value.toTensorVector()) list.push_back(give(tensor, is_view));
       value = c10::IValue(c10::List<at::Tensor>(list));
+    } else if (value.isList() && value.toListRef().size() && value.toListRef()[0].isTensorList()) {
+      c10::impl::GenericList lists(c10::ListType::ofTensors());
+      for (const auto& one : value.toListRef()) {
+        c10::List<at::Tensor> list;
+        for (const auto& tensor : one.toTensorVector()) list.push_back(give(tensor, is_view));
+        lists.push_back(list);
+      }
+      value = lists;
     }
   }
 }
@@ -218,15 +256,17 @@ void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::
 // ---- what has to know about memory
 
 at::Tensor empty(
-    c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>, std::optional<at::Device>,
+    c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>, std::optional<at::Device> device,
     std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  On there(device);
   return at::detail::empty_generic(
       C10_AS_INTARRAYREF_SLOW(size), &memory, c10::DispatchKeySet(c10::DispatchKey::CUDA), c10::dtype_or_default(dtype), format);
 }
 
 at::Tensor empty_strided(
     c10::SymIntArrayRef size, c10::SymIntArrayRef stride, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
-    std::optional<at::Device>, std::optional<bool>) {
+    std::optional<at::Device> device, std::optional<bool>) {
+  On there(device);
   return at::detail::empty_strided_generic(
       C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride), &memory, c10::DispatchKeySet(c10::DispatchKey::CUDA),
       c10::dtype_or_default(dtype));
@@ -244,20 +284,27 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_bloc
 
 at::Scalar local_scalar_dense(const at::Tensor& tensor) { return at::_local_scalar_dense(on_cpu(tensor)); }
 
+void resize_storage(at::StorageImpl* storage, size_t bytes) {
+  if (bytes == storage->nbytes()) return;
+  On there(storage->device());
+  auto data = memory.allocate(bytes);
+  if (const auto kept = std::min(bytes, storage->nbytes())) std::memcpy(data.get(), storage->data(), kept);
+  storage->set_data_ptr_noswap(std::move(data));
+  storage->set_nbytes(bytes);
+}
+
+extern "C" void pretend_resize_storage(void* storage, size_t bytes) {
+  resize_storage(static_cast<at::StorageImpl*>(storage), bytes);
+}
+
 const at::Tensor& resize_(const at::Tensor& tensor, c10::SymIntArrayRef size, std::optional<at::MemoryFormat> format) {
   auto sizes = C10_AS_INTARRAYREF_SLOW(size);
   if (tensor.sizes() == sizes) return tensor;
   auto* impl = tensor.unsafeGetTensorImpl();
   impl->set_sizes_contiguous(sizes);
   if (format.has_value() && *format != at::MemoryFormat::Preserve) impl->empty_tensor_restride(*format);
-  auto storage = tensor.storage();
   const auto needed = (impl->storage_offset() + impl->numel()) * tensor.itemsize();
-  if (needed > storage.nbytes()) {
-    auto data = memory.allocate(needed);
-    if (storage.nbytes()) std::memcpy(data.get(), storage.data(), storage.nbytes());
-    storage.unsafeGetStorageImpl()->set_data_ptr_noswap(std::move(data));
-    storage.set_nbytes(needed);
-  }
+  if (needed > tensor.storage().nbytes()) resize_storage(tensor.storage().unsafeGetStorageImpl(), needed);
   return tensor;
 }
 
@@ -289,6 +336,7 @@ at::Tensor& set_tensor(at::Tensor& tensor, const at::Tensor& source) {
 }
 
 at::Tensor& set_nothing(at::Tensor& tensor) {
+  On there(tensor.device());
   at::Tensor nothing = at::detail::empty_generic(
       {0}, &memory, c10::DispatchKeySet(c10::DispatchKey::CUDA), tensor.scalar_type(), std::nullopt);
   return set_tensor(tensor, nothing);
@@ -321,11 +369,11 @@ int64_t fused_sdp_choice(
 at::Tensor mm_dtype(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype) {
   TORCH_CHECK(is_ours(a) && is_ours(b), kTwoDevices, "mm)");
   TORCH_CHECK(a.scalar_type() == b.scalar_type(), "expected both to have the same dtype (pretended, in mm)");
-  return on_device(at::mm(on_cpu(a).to(dtype), on_cpu(b).to(dtype)));
+  return on_device(at::mm(on_cpu(a).to(dtype), on_cpu(b).to(dtype)), a.device());
 }
 
 at::Tensor histc(const at::Tensor& tensor, int64_t bins, const at::Scalar& low, const at::Scalar& high) {
-  return on_device(at::histc(on_cpu(tensor).to(at::kFloat), bins, low, high).to(tensor.scalar_type()));
+  return on_device(at::histc(on_cpu(tensor).to(at::kFloat), bins, low, high).to(tensor.scalar_type()), tensor.device());
 }
 
 bool is_pinned(const at::Tensor&, std::optional<at::Device>) { return false; }
@@ -355,4 +403,22 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
   m.impl("is_pinned", is_pinned);
 }
 
+struct NoTimer final : c10d::Timer {  // DDP has one for each kind of device
+  explicit NoTimer(c10::Device) {}
+  std::optional<int64_t> measureDifference(Event, Event) override { return std::nullopt; }
+};
+
+// Collectives: torch has kernels of its own for "cuda", which look for a library's group.
+TORCH_LIBRARY_IMPL(c10d, CUDA, m) {
+  for (const auto* name :
+       {"broadcast_", "allreduce_", "allreduce_coalesced_", "reduce_", "allgather_", "_allgather_base_", "allgather_into_tensor_coalesced_",
+        "reduce_scatter_", "_reduce_scatter_base_", "reduce_scatter_tensor_coalesced_", "gather_", "scatter_", "alltoall_",
+        "alltoall_base_", "barrier"})
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+}
+
 }  // namespace
+
+namespace c10d {
+C10_REGISTER_TYPED_CLASS(TimerRegistry, c10::kCUDA, NoTimer);
+}

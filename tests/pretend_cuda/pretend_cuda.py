@@ -9,7 +9,9 @@ Imported before torch, which asks once what there is. The library is compiled at
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import importlib.util
+import os
 import subprocess
 import sys
 import types
@@ -23,9 +25,15 @@ LIBRARY = SOURCE.parents[2] / "build" / "pretend_cuda.so"
 
 
 def build() -> None:
+    LIBRARY.parent.mkdir(exist_ok=True)
+    with LIBRARY.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of a launcher come at once
+        _build()
+
+
+def _build() -> None:
     if LIBRARY.exists() and LIBRARY.stat().st_mtime > max(map(modified, (SOURCE, TORCH / "version.py"))):
         return
-    LIBRARY.parent.mkdir(exist_ok=True)
     print("compiling the device that is pretended ...", file=sys.stderr)
     include = TORCH / "include"
     folders = [f"-I{include}", f"-I{include / 'torch/csrc/api/include'}", f"-L{TORCH / 'lib'}"]
@@ -39,15 +47,18 @@ def modified(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def load() -> None:
+def load() -> ctypes.CDLL:
     for name in ("libc10", "libtorch_cpu"):
         ctypes.CDLL(str(TORCH / "lib" / f"{name}.so"), mode=ctypes.RTLD_GLOBAL)
-    ctypes.CDLL(str(LIBRARY), mode=ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(LIBRARY), mode=ctypes.RTLD_GLOBAL)
 
 
-def pretend() -> None:
-    """Have `torch.cuda` answer as with one device."""
+def pretend(library: ctypes.CDLL, count: int) -> None:
+    """Have `torch.cuda` answer as with so many devices."""
     import torch
+    import torch.distributed
+
+    library.pretend_devices(count)
 
     properties = types.SimpleNamespace(
         name="Pretended",
@@ -59,30 +70,29 @@ def pretend() -> None:
         uuid="0",
     )
 
-    class Event:
-        def __init__(self, *_: Any, **__: Any) -> None: ...
-        def record(self, *_: Any) -> None: ...
-        def synchronize(self) -> None: ...
-        def wait(self, *_: Any) -> None: ...
-        def query(self) -> bool:
-            return True
+    class Event(torch.Event):
+        def __new__(cls, *_: Any, **__: Any) -> Any:
+            return super().__new__(cls, device="cuda")
 
         def elapsed_time(self, _: Any) -> float:
             return 1.0
 
-    class Stream:
-        def __init__(self, *_: Any, **__: Any) -> None:
-            self.device, self.cuda_stream = torch.device("cuda", 0), 0
+    class Stream(torch.Stream):
+        def __new__(cls, *_: Any, **__: Any) -> Any:
+            return super().__new__(cls, device=torch.device("cuda", library.pretend_current_device()))
 
-        def synchronize(self) -> None: ...
-        def wait_stream(self, *_: Any) -> None: ...
-        def wait_event(self, *_: Any) -> None: ...
-        def record_event(self, *_: Any) -> Event:
-            return Event()
+    def set_device(device: Any) -> None:
+        library.pretend_set_device(device if isinstance(device, int) else torch.device(device).index or 0)
 
     @contextmanager
-    def nowhere_else(_: Any) -> Any:
-        yield
+    def on(device: Any) -> Any:
+        before = library.pretend_current_device()
+        if device is not None:
+            set_device(device)
+        try:
+            yield
+        finally:
+            library.pretend_set_device(before)
 
     def gives(value: Any) -> Any:
         return lambda *_, **__: (
@@ -90,7 +100,7 @@ def pretend() -> None:
         )  # a function of its own each time: torch's compiler refuses one of two names
 
     nothing = (
-        "_lazy_init init set_device synchronize empty_cache reset_peak_memory_stats ipc_collect manual_seed "
+        "_lazy_init init synchronize empty_cache reset_peak_memory_stats ipc_collect manual_seed "
         "manual_seed_all seed seed_all reset_max_memory_allocated"
     )
     sizes = "memory_allocated max_memory_allocated memory_reserved max_memory_reserved"
@@ -104,8 +114,9 @@ def pretend() -> None:
     answers = {
         "is_available": gives(True),
         "is_initialized": gives(True),
-        "device_count": gives(1),
-        "current_device": gives(0),
+        "device_count": gives(count),
+        "set_device": set_device,
+        "current_device": lambda: library.pretend_current_device(),
         "get_device_name": gives(properties.name),
         "get_device_properties": gives(properties),
         "get_device_capability": gives((8, 0)),
@@ -119,8 +130,8 @@ def pretend() -> None:
         "current_stream": lambda *_: Stream(),
         "default_stream": lambda *_: Stream(),
         "stream": lambda _: nullcontext(),
-        "device": nowhere_else,
-        "device_of": contextmanager(nowhere_else.__wrapped__),
+        "device": on,
+        "device_of": lambda tensor: on(tensor.device),
         "Event": Event,
         "Stream": Stream,
         **{name: gives(None) for name in nothing.split()},
@@ -137,9 +148,31 @@ def pretend() -> None:
             return type(storage)(storage.nbytes(), device=storage.device).copy_(storage)
         return torch.empty(0, dtype=torch.uint8, device="cuda").set_(storage).clone().untyped_storage()
 
-    torch.UntypedStorage.clone = clone  # which makes one by device only where there is CUDA
+    resize = torch.UntypedStorage.resize_
+
+    def resize_(storage: Any, size: int) -> None:
+        if storage.device.type == "cuda":
+            library.pretend_resize_storage(ctypes.c_void_p(storage._cdata), ctypes.c_size_t(size))
+        else:
+            resize(storage, size)
+
+    # Which torch's own do only where it was compiled with CUDA.
+    torch.UntypedStorage.clone, torch.UntypedStorage.resize_ = clone, resize_
+
+    begin = torch.distributed.init_process_group
+
+    def init_process_group(backend: str | None = None, *arguments: Any, **options: Any) -> None:
+        begin("cpu:gloo,cuda:gloo", *arguments, **options)
+
+    gather = torch.distributed.all_gather_into_tensor
+
+    def all_gather_into_tensor(whole: Any, part: Any, *arguments: Any, **options: Any) -> Any:
+        return gather(whole.view(-1), part.reshape(-1), *arguments, **options)  # gloo wants one shape of both
+
+    torch.distributed.init_process_group = init_process_group
+    torch.distributed.all_gather_into_tensor = all_gather_into_tensor
 
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no word of kernels that are replaced
 build()
-load()
-pretend()
+pretend(load(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # one for each process under a launcher

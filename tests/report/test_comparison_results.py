@@ -15,7 +15,7 @@ from selfaug.wording.comparison_results import (
     scores_table,
 )
 
-SEEN = {"difference": 0.12, "differ": 0.35, "method": "plain"}
+SEEN = {"difference": 0.12, "better": 0.1, "worse": 0.25, "method": "plain"}
 
 
 def notes_of(record: dict[str, Any]) -> str:
@@ -183,17 +183,20 @@ def test_the_notes_say_what_can_not_be_seen() -> None:
     assert "task 5 in 2 clusters, general 7;" in notes_of({**record, "clusters": {"task": 2}})
     said = notes_of(record).replace("\N{NO-BREAK SPACE}", " ")
     shown = "between plain LoRA and the base model that these items show with a probability of 80 %: "
-    assert f"{shown}general 12 points (measured: the models differ on 35 % of them). Smaller ones may" in said
+    assert (
+        f"{shown}general 12 points (measured: 10 % of them got better, 25 % worse). Smaller ones may" in said
+    )
     few = {**record, "detectable_difference": {**SEEN, "difference": None}}
     assert "go unseen" not in notes_of(few)
     by_suite = {
-        "task": {"difference": 0.2, "differ": 0.1}, "general": {**SEEN, "difference": None},
+        "task": {"difference": 0.13, "better": 0.98, "worse": 0.0}, "general": {**SEEN, "difference": None},
         "company": {"difference": 0.3, "discordance": 0.04},  # of graded scores, in an earlier record
     }  # fmt: skip
     of_all = {**record, "detectable_difference": {**SEEN, "difference": None, "suites": by_suite}}
     said = notes_of(of_all).replace("\N{NO-BREAK SPACE}", " ")
+    # Who takes 98 % that differ for what it rests on would get 35 points.
     assert (
-        f"{shown}task 20 points (measured: the models differ on 10 % of them); company 30 points. Sm" in said
+        f"{shown}task 13 points (measured: 98 % of them got better, 0 % worse); company 30 points. Sm" in said
     )
     assert "chosen on development items" not in said
     two = {name: {"label": name, "seeds": [0]} for name in ("plain", "selfaug", "selfaug-anchors")}

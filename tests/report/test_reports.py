@@ -138,6 +138,20 @@ def test_a_run_shows_its_curves_thinned_and_its_cost(reports: dict[str, tuple[Pa
     assert "torch 2.11.0" in names["trained on"]
 
 
+def test_versions_that_changed_before_the_end_are_told(tmp_path: Path) -> None:
+    versions = {"versions": {"torch": "2.13"}, "versions_before": [{}, {"torch": "1.0"}]}
+    environment = {**TRAINING["environment"], **versions}
+    run = write_run(
+        tmp_path / "run",
+        training={**TRAINING, "environment": environment},
+        evaluation={**EVALUATION, **versions},
+    )
+    names = dict(report_on(run.path).provenance)
+    told = "; torch 2.13; before, when {} was stopped: not known; torch 1.0"
+    assert names["trained on"].endswith(told.format("training"))
+    assert names["evaluated on"].endswith(told.format("the evaluation"))
+
+
 def test_a_limit_of_drift_a_best_checkpoint_and_memory_are_told(tmp_path: Path) -> None:
     training = {
         **TRAINING,

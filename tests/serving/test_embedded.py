@@ -472,6 +472,7 @@ def test_an_answer_that_has_the_memory_to_itself_is_told_what_would_fit(
     assert refused.value.status == 413
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="that one is not lost")
 def test_an_engine_whose_gpu_is_lost_says_so_and_stops(
     tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

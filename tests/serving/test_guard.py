@@ -181,7 +181,7 @@ def test_a_page_elsewhere_that_has_its_name_point_here_gets_nothing(
 ) -> None:
     for only_here, statuses in ((True, [200, 200, 421, 421]), (False, [200] * 4)):
         server = start(served, keys=None, only_here=only_here)
-        hosts = ("127.0.0.1:8000", "localhost", "evil.example:8000", "192.168.1.1")
+        hosts = ("127.0.0.1:8000", "localhost", "app.localhost:8000", "192.168.1.1")
         found = [
             httpx.get(f"{server.url}/v1/models", headers={"host": host}, trust_env=False) for host in hosts
         ]
@@ -192,12 +192,20 @@ def test_a_page_elsewhere_that_has_its_name_point_here_gets_nothing(
             ("null", 403 if only_here else 200),
             ("http://localhost:3000", 200),
             ("http://[::1]", 200),
+            ("http://tauri.localhost", 200),
+            ("http://app.localhost:5173", 200),
+            ("http://localhost.evil.example", 403 if only_here else 200),
+            (f"chrome-extension://{'a' * 200}", 403 if only_here else 200),
         ):
             json_type = {"content-type": "application/json", "origin": origin}
             posted = httpx.post(
                 f"{server.url}/v1/chat/completions", json=CHAT, headers=json_type, trust_env=False
             )
             assert posted.status_code == status, (origin, posted.text)
+        if only_here:
+            message = posted.json()["error"]["message"]
+            page = f"'chrome-extension://{'a' * 81}'"
+            assert f"answers no page of {page}: start the server with a key." in message
         content = json.dumps(CHAT).encode()
         posted = httpx.post(f"{server.url}/v1/chat/completions", content=content, trust_env=False)
         assert "content-type" not in posted.request.headers

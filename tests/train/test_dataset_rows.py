@@ -114,12 +114,12 @@ def test_what_rows_are_padded_with_is_cut_off(form: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize("form", [Dataset.from_list, lambda rows: IterableDataset.from_generator(rows.copy)])
 def test_a_label_on_what_the_mask_says_is_padding_is_refused(form: Any, tmp_path: Path) -> None:
     """Where the end token is the padding token too, the end of the answer would never be learnt."""
-    row = {"input_ids": [5, 6, 7, 0, 0], "labels": [-100, 6, 7, 0, -100], "attention_mask": [1, 1, 1, 0, 0]}
-    with pytest.raises(
-        DataError, match="1 tokens of a row have a label, and an attention_mask of 0"
-    ) as error:
-        list(with_completions(form([row]), config(tmp_path)))
-    assert "end token" in str(error.value.hint)
+    row = {"input_ids": [5, 6, 7, 0, 0], "attention_mask": [1, 1, 1, 0, 0]}
+    for learnt in ({"labels": [-100, 6, 7, 0, -100]}, {"completion_mask": [0, 1, 1, 1, 0]}):
+        given = form([row | {"attention_mask": [1, 1, 1, 1, 0]} | learnt, row | learnt])
+        with pytest.raises(DataError, match="1 tokens of row 2 are to be learnt, and have an") as error:
+            list(with_completions(given, config(tmp_path)))
+        assert "end token" in str(error.value.hint)
 
 
 def test_assistant_masks_that_are_left_over_beside_labels_count_for_nothing(tmp_path: Path) -> None:

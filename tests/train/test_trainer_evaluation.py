@@ -177,6 +177,9 @@ def test_packed_rows_are_not_packed_again(tiny_model_dir: Path, tmp_path: Path) 
     own = trainer.evaluate()
     given = [trainer.evaluate(rows), trainer.evaluate(trainer.eval_dataset)]
     named = trainer.evaluate({"a": rows})
+    assert trainer.evaluate({"a": trainer.eval_dataset}) == pytest.approx(
+        named, rel=1e-6, abs=100
+    )  # times, too
     for name in ("nll", "alignment_loss"):
         assert own[f"eval_{name}"] > 0
         for evaluated in given:

@@ -142,7 +142,7 @@ def test_a_collator_that_makes_completions_of_all_tokens_is_an_error(
         batch: dict[str, Any] = collator(rows)
         return {**batch, "labels": batch["input_ids"]}
 
-    with pytest.raises(DataError, match="tokens of a step have a label, and an attention_mask of 0"):
+    with pytest.raises(DataError, match="tokens of a step are to be learnt, and have an attention_mask of 0"):
         run(tiny_model_dir, tmp_path, data_collator=learn_padding, max_steps=20)
     with pytest.raises(DataError, match="first 10 steps have no prompt tokens") as error:
         run(tiny_model_dir, tmp_path, data_collator=learn_all, max_steps=20)

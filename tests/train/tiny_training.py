@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -124,7 +125,7 @@ class Gradients(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         if not self.kept:
             self.kept = {
-                name.removeprefix("module."): parameter.grad.clone()
+                name.removeprefix("module."): _whole(parameter.grad)
                 for name, parameter in model.named_parameters()
                 if parameter.grad is not None
             }
@@ -140,7 +141,12 @@ def run(model: Any, folder: Path, rows: Any = None, **changes: Any) -> tuple[dic
 
 def trained(trainer: SFTTrainer) -> dict[str, Tensor]:
     """Parameters that train, by name."""
-    return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    return {n: _whole(p.detach()) for n, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def _whole(value: Tensor) -> Tensor:
+    """A copy on the CPU, of all shards."""
+    return (value.full_tensor() if isinstance(value, DTensor) else value).to("cpu", copy=True)
 
 
 def curve(trainer: SFTTrainer, *names: str) -> list[tuple[float, ...]]:

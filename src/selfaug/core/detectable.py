@@ -33,7 +33,7 @@ def detectable_difference(
     n: int,
     *,
     discordance: float = ASSUMED_DISCORDANCE,
-    mean: float = 0.0,
+    cancelled: float | None = None,
     power: float = 0.8,
     design_effect: float = 1.0,
 ) -> DetectableDifference:
@@ -47,32 +47,33 @@ def detectable_difference(
 
     A measured discordance has the measured difference in it: of a job that the base model can't do, nearly all items
     change, and all for the better. A difference that is smaller than the measured one has less of these changes, and
-    as many that cancel out: ψ is then ψ − |mean| + d. What is no smaller is found beside all changes that were
-    measured.
+    as many that cancel out: ψ is then the discordance of these, plus d. What is no smaller is found beside all changes
+    that were measured.
 
     Args:
         n: items.
         discordance: share of items on which the two models differ, in either direction; of graded scores, their mean
             squared difference. `PairedDifference.discordance` where it was measured. The more the two models change
             places, the larger a difference must be to stand out.
-        mean: difference of which the discordance was measured, `PairedDifference.difference.value`; 0 where it is
-            assumed.
+        cancelled: the part of the discordance that is of changes that cancel out, `PairedDifference.cancelled`; None
+            for all of it, as where it is assumed.
         power: probability that a true difference of this size is found.
         design_effect: so many of the items tell as much as one: `PairedDifference.design_effect`.
 
     Raises:
-        ValueError: if n < 1, the design effect is less than 1, or discordance, mean or power are outside their range.
+        ValueError: if n < 1, the design effect is less than 1, or discordance, its part or power are outside their
+            range.
     """
-    in_range = 0 <= discordance <= 1 and -1 <= mean <= 1 and 0.5 <= power < 1
+    cancelled = discordance if cancelled is None else cancelled
+    in_range = 0 <= cancelled <= discordance <= 1 and 0.5 <= power < 1
     if n < 1 or design_effect < 1 or not in_range:
         raise ValueError(
-            f"need n >= 1, 0 <= discordance <= 1, -1 <= mean <= 1, 0.5 <= power < 1 and design_effect >= 1, "
-            f"got n={n}, discordance={discordance}, mean={mean}, power={power}, design_effect={design_effect}."
+            "need n >= 1, 0 <= cancelled <= discordance <= 1, 0.5 <= power < 1 and design_effect >= 1, got "
+            f"n={n}, cancelled={cancelled}, discordance={discordance}, power={power}, design_effect={design_effect}."
         )
     independent = n / design_effect
     if independent < FEWEST_ITEMS:
         return DetectableDifference(None, n, discordance, power)
-    cancelled = max(0.0, discordance - abs(mean))  # of graded scores, the mean can be the larger one
     difference, changed = _connor(independent, discordance, power)
     for _ in range(_ROUNDS):
         beside = min(discordance, cancelled + difference)

@@ -71,6 +71,9 @@ class PairedDifference:
     discordance: float
     """Mean squared difference: where scores are 0 or 1, the share of items on which a and b differ. Pooled over seeds,
     of the items' means."""
+    cancelled: float
+    """What the discordance is without the changes that the difference is made of: that of those that cancel out. Where
+    scores are 0 or 1, twice the share of the rarer direction."""
     clusters: int | None = None
     """Clusters of items, if some items share one."""
     design_effect: float = 1.0
@@ -154,8 +157,7 @@ def paired_difference(
 
         p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
     interval, p_value = _with_clusters(interval, p_value, differences[None], seed, resamples, together)
-    discordance = float((differences**2).mean())
-    return PairedDifference(interval, p_value, better, worse, n, discordance, *_told(together))
+    return PairedDifference(interval, p_value, better, worse, n, *_discordance(differences), *_told(together))
 
 
 def pooled_difference(
@@ -214,8 +216,7 @@ def pooled_difference(
     interval, p_value = _interval(float(means.mean()), drawn), _two_sided(drawn)
     interval, p_value = _with_clusters(interval, p_value, differences, seed, resamples, together)
     better, worse = int((means > 0).sum()), int((means < 0).sum())
-    discordance = float((means**2).mean())
-    return PairedDifference(interval, p_value, better, worse, n, discordance, *_told(together))
+    return PairedDifference(interval, p_value, better, worse, n, *_discordance(means), *_told(together))
 
 
 def design_effect(values: ArrayLike, clusters: Sequence[Hashable] | None) -> float:
@@ -336,6 +337,16 @@ def _with_clusters(
         return interval, p_value
     drawn = _means_over_seeds(differences, (-1.0, 1.0), seed, resamples, together)
     return _outer(interval, _interval(interval.value, drawn)), max(p_value, _two_sided(drawn))
+
+
+def _discordance(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """Of a `PairedDifference`: the discordance, and how much of it cancels out."""
+    discordance = float((differences**2).mean())
+    # The share of all change that is made up for by change the other way. Of graded scores |D| > D²: their mean alone
+    # can be larger than the discordance, and still many change places.
+    change = float(np.abs(differences).mean())
+    cancelled = 1 - abs(float(differences.mean())) / change if change else 1.0
+    return discordance, max(0.0, discordance * cancelled)
 
 
 def _told(together: _Together | None) -> tuple[int | None, float]:

@@ -33,9 +33,12 @@ _ASSIGNED = rf"\\?[\"']?\s{{0,16}}(?::=|=>|[:=])\s{{0,16}}(?:(?:bearer|basic|tok
 # "the password is hunter22", "… is: hunter22"
 _BEHIND_IS = r"(?:\s{1,16}|\s{0,16}:\s{0,16})"
 # In sentences only what looks like no word: "the password is case-sensitive" and "token embeddings" tell nobody's.
+_IS = rf"\s{{1,16}}(?:is|was|ist|lautet|est|es|é|è|jest){_BEHIND_IS}[\"']?"
+# Nor is a short number a secret or a token, as it may be a password: "the secret is: 100% cotton", "the token is 2024".
+_SHORT_NUMBER = r"(?:\d[.%!?)]{0,3}){1,5}(?![^\s\"',;])"
 _SAID = (
-    rf"\s{{1,16}}(?:is|was|ist|lautet|est|es|é|è|jest){_BEHIND_IS}"
-    r"[\"']?(?=[^\s\"',;]*[\d@#$%^&*_+=~])[^\s\"',;]{4,}"
+    rf"(?:(?<!secret)(?<!token)|(?!{_IS}{_SHORT_NUMBER})){_IS}"
+    r"(?=[^\s\"',;]*[\d@#$%^&*_+=~])[^\s\"',;]{4,}"
 )
 # Signs of full width, and what they are read as here. Behind these, and behind words of Japanese, Chinese and Korean, a
 # sentence may stand ("什么是Token：…吗？"), or go on directly behind a value.
@@ -58,9 +61,18 @@ _BESIDE = r"\s{1,16}[\"']?(?=[^\s\"',;]*\d)(?=[^\s\"',;]*[a-z])[^\s\"',;]{6,}"
 # Letters that make a longer word or name of what stands beside them. Those of Japanese, Chinese and Korean, among them,
 # don't: no space divides them from a number.
 _NOT_BEHIND, _NOT_BEFORE = "(?<![A-Za-z0-9_])", "(?![A-Za-z0-9_])"
-# Where a number begins. Behind a digit and a comma or full stop stand thousands and decimals, or the next cell of a
-# table: that has seven digits together, groups as cards have them, or a sign that is none within a number.
-_BEGIN = rf"{_NOT_BEHIND}(?:(?<!\d[.,])|(?=[+(]|\d{{7}}|\d{{4}}(?:[ -]\d{{4}}){{3}}))"
+# Groups as numbers for counting don't have them: telephones' behind a 0, those of people in the USA, dates.
+_GROUPED = (
+    r"0[1-9]\d{1,3}[/-]\d|0[1-9]\d{2,3} \d|0[1-9]\d \d{5}|0[1-9](?: \d\d){4}"
+    r"|\d{3}-\d{2,3}-\d{4}|\d\d\.\d\d\.\d{4}|\d{4}-\d\d-\d\d"
+)
+# Where a number begins. Behind a digit and a comma or full stop stand thousands and decimals. Behind a comma it may be
+# the next cell of a table, too: that has seven digits together, or such groups. Cards' groups and signs that are none
+# within a number are looked for behind both. Decimals may have nothing before their full stop ("p<.0000001").
+_BEGIN = (
+    rf"{_NOT_BEHIND}(?<![\s<>=~≈≤≥±(\[+-]\.)(?<!^\.)(?<![<>=~≈≤≥±],)"
+    rf"(?:(?<!\d[.,])|(?=[+(]|\d{{4}}(?:[ -]\d{{4}}){{3}})|(?<=,)(?=\d{{7}}|{_GROUPED}))"
+)
 # Within a number, up to two between digits, among them spaces that forbid a break.
 _BETWEEN_DIGITS = "[ \u00a0\u2007\u2009\u202f\u3000().\\-/]{0,2}"
 _DASH = "[\u2010-\u2013\u2212\u30fc]"  # hyphens and dashes as printers have them

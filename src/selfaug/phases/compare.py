@@ -476,11 +476,11 @@ class _Table:
         }
 
     def detectable(self, method: str, suite: str) -> dict[str, Any]:
-        """The smallest difference to the base model that a suite can show, and on what share of its items a method
-        differs.
+        """The smallest difference to the base model that a suite can show, and on what share of its items a method is
+        better and worse.
 
-        The difference is that of the items' means over seeds, which scatter less than a seed's own scores; the share is
-        the mean of the seeds' own.
+        The difference is that of the items' means over seeds, which scatter less than a seed's own scores; the shares
+        are the means of the seeds' own.
         """
         scores = self._all_scores(self.answers[method], suite)
         base = self._all_scores(self.base_answers, suite)
@@ -488,12 +488,13 @@ class _Table:
         found = detectable_difference(
             paired.items,
             discordance=paired.discordance,
-            mean=paired.difference.value,
+            cancelled=paired.cancelled,
             design_effect=paired.design_effect,
         )
         return {
             "difference": found.difference,
-            "differ": float(np.mean(np.asarray(scores) != np.asarray(base))),
+            "better": float(np.mean(np.asarray(scores) > np.asarray(base))),
+            "worse": float(np.mean(np.asarray(scores) < np.asarray(base))),
         }
 
     def against(self, subject: str, method: Method) -> dict[str, Any]:

@@ -191,9 +191,7 @@ def _demo(
     )
 
     changed = results["selfaug"]["difference"]
-    seen = detectable_difference(
-        changed.items, discordance=changed.discordance, mean=changed.difference.value
-    )
+    seen = detectable_difference(changed.items, discordance=changed.discordance, cancelled=changed.cancelled)
     data = {
         "settings": asdict(settings),
         "quick": quick,

@@ -61,7 +61,7 @@ from selfaug.phases.suites import (
 )
 from selfaug.phases.trained_on import trained_on
 from selfaug.phases.trained_template import trained_no_answer, trained_template
-from selfaug.phases.versions import for_record, versions_so_far
+from selfaug.phases.versions import NOT_KNOWN, for_record, versions_so_far
 from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_lines, read_record, write_lines, write_record, writing_into
 from selfaug.replaced import Replaced
@@ -629,10 +629,11 @@ def _opened(
     """
     with writing_into(work, hint="change the folder's permissions."):
         work.mkdir(parents=True, exist_ok=True)
-    begun = settings
+    begun, before = settings, list[dict[str, str]]()
     if (work / _STARTED).exists():
         begun = read_record(work / _STARTED, "evaluation-started")
-    versions = versions_so_far(begun.get(_VERSIONS, []), f"the evaluation of {run.path}", tell)
+        before = begun.get(_VERSIONS, [NOT_KNOWN])
+    versions = versions_so_far(before, f"the evaluation of {run.path}", tell)
     write_record(work / _STARTED, "evaluation-started", {**begun, _VERSIONS: versions})
     try:
         yield versions

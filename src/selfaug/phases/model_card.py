@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from selfaug.config import TrainConfig, dump_config
+from selfaug.core.library_versions import versions_in_words
 from selfaug.core.trained_on import trained_on_in_words
 from selfaug.eval.scorers import files_of_scorer
 from selfaug.model.loading import DEMO_MODEL
@@ -81,9 +82,7 @@ def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
     trained = f"with {_ADAPTERS[method]}" if adapter else "fine-tuned"
     how, limits = (_ALIGNED, _ALIGNED_LIMITS) if aligned else (_NOT_ALIGNED, _NOT_ALIGNED_LIMITS)
     environment, chosen = record["environment"], _chosen(record) + _turned(record)
-    versions = _in_words(environment["versions"])
-    if before := environment.get("versions_before"):
-        versions += f"; before, when training was stopped: {'; '.join(map(_in_words, before))}"
+    versions = versions_in_words(environment, "training")
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).rstrip()}
 ---
@@ -288,10 +287,6 @@ def _about_base(config: TrainConfig) -> str:
             "little."
         )
     return "".join(f"\n\n{line}" for line in told)
-
-
-def _in_words(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{package} {version}" for package, version in versions.items())
 
 
 def _sources(sources: Sequence[Mapping[str, Any]]) -> str:

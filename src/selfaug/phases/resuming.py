@@ -16,7 +16,7 @@ from selfaug.launcher import process_count
 from selfaug.phases.inputs import TrainingData
 from selfaug.phases.run_files import with_places
 from selfaug.phases.trained_template import template_before
-from selfaug.phases.versions import installed_versions, versions_so_far
+from selfaug.phases.versions import NOT_KNOWN, installed_versions, versions_so_far
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
 
@@ -58,7 +58,7 @@ class Begun:
     template: dict[str, Any] | None = None
     anchors: dict[str, Any] | None = None
     base_folder: str | None = None
-    versions: list[dict[str, str]] = field(default_factory=list)
+    versions: list[dict[str, str]] = field(default_factory=lambda: [NOT_KNOWN])
 
     @classmethod
     def here(

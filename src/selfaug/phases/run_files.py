@@ -240,7 +240,8 @@ def require_named_files(run: RunDir, config: TrainConfig, *names: str, instead: 
 def require_named_base(run: RunDir, config: TrainConfig) -> None:
     """Refuse where the base model's folder, which the run's own settings name, is not there, before it is loaded.
 
-    A hub would be asked for a model of that name else: `models/qwen` may be either.
+    A hub would be asked for a model of that name else: `models/qwen` may be either. One that is on this machine under
+    that name is taken: its weights are compared with those of the training where it is loaded.
 
     Args:
         run: a run.
@@ -253,16 +254,27 @@ def require_named_base(run: RunDir, config: TrainConfig) -> None:
     if os.path.exists(name) or name != load_config(run.config).model.name:
         return
     begun = read_record(run.started, "train-started") if run.started.exists() else {}
-    if name != begun.get(BASE_FOLDER) and is_hub_id(name):
+    if is_hub_id(name) and (name != begun.get(BASE_FOLDER) or _is_on_this_machine(name)):
         return
     relative, where = "", f"copy it to {name}"
     if not Path(name).is_absolute():
         relative = ", relative to the working folder"
         where = f"start in the folder where the run was started{_on_its_machine(run)}, or one that has it"
+    if is_hub_id(name):
+        where += f"; or, if it is the hub's model of that name, download it first: `hf download {name}`"
     raise ModelError(
         f"the base model's folder {name} does not exist: it is named by the run's model.name{relative}.",
         hint=f"{where}; or say in {run.config}, at model.name, where the model is now: a folder or a hub id.",
     )
+
+
+def _is_on_this_machine(name: str) -> bool:
+    """Whether a model that is no folder is the demo's, or in the hub's cache; the hub is not asked."""
+    # These load torch and transformers, which commands that only look at files do without.
+    from selfaug.model.loading import DEMO_MODEL
+    from selfaug.model.stored_weights import stored_weights_hash
+
+    return name == DEMO_MODEL or stored_weights_hash(name) is not None
 
 
 def _on_its_machine(run: RunDir) -> str:

@@ -242,6 +242,7 @@ class Server:
         self._settings, self._log = settings, log
         self._watching: Watching | None = None
         self._tell: Callable[[str], None] = lambda _: None
+        self._code_told: set[str] = set()
         self._exchanging, self._judging = threading.Lock(), threading.Lock()
         self._ending, self._ended, self._checked = threading.Event(), threading.Event(), threading.Event()
         self._lost = ""
@@ -448,6 +449,7 @@ class Server:
         """
         settings = self._settings
         with self._exchanging:
+            self._tell_whose_code(run)  # before it runs: documents are opened with their retriever
             new = LiveRun.open(run, self._tokenizer, prepared=settings.prepared, offline=settings.offline)
             self._models.require_exchangeable(self._live, new, check=settings.check)
             before = self._watching
@@ -468,10 +470,14 @@ class Server:
                 if before is not None:
                     self._watch()
             self._tell_of_run()
-            # Not before: one that can't take the place is tried again and again.
-            for note in code_of_run(run, searches=True, prepared=settings.prepared):
-                self._tell(f"note: {note}.")
             self._start_watching(problems, after=before)
+
+    def _tell_whose_code(self, run: str | os.PathLike[str]) -> None:
+        """Say whose code a run's folder has run; once, as a run that can't take the place is tried again and again."""
+        for note in code_of_run(run, searches=True, prepared=self._settings.prepared):
+            if note not in self._code_told:
+                self._code_told.add(note)
+                self._tell(f"note: {note}.")
 
     def _tell_of_run(self) -> None:
         """Say where a run is served as it was halfway, or from documents that have changed since.

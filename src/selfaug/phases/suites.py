@@ -629,7 +629,7 @@ def compare_scores(
     seen = detectable_difference(
         len(ids),
         discordance=paired.discordance,
-        mean=paired.difference.value,
+        cancelled=paired.cancelled,
         design_effect=paired.design_effect,
     )
     scores = {name: {"base": one, "tuned": other} for name, one, other in zip(ids, base, tuned, strict=True)}

@@ -97,6 +97,9 @@ def train(
     first = is_first_process()
     run = RunDir.open(config.run.output) if resume else RunDir(config.run.output)
     found = with_found_files(run, config) if resume else config
+    # A complete run has nothing to train, and needs the model only if it is evaluated.
+    if resume and (config.evaluation.at_end != "none" or not run.is_complete()):
+        require_named_base(run, found)
     require_evaluable(found)
     with run.training() if first else contextlib.nullcontext():
         trained = (_gone_on_with if resume else _begun_anew)(config, on_progress)
@@ -182,7 +185,6 @@ def _gone_on_with(config: TrainConfig, on_progress: Callable[[Progress], None]) 
     if run.is_complete():
         tell(f"{run.path} is complete already; nothing to train.")
         return TrainResult(run.path, read_record(run.record, RECORD_KIND))
-    require_named_base(run, config)
     begun = Begun.read(run)
     require_processes(str(run.path), begun.processes, process_count())
     on_progress(Progress("data"))

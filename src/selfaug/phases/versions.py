@@ -6,7 +6,10 @@ import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["for_record", "installed_versions", "versions_so_far"]
+__all__ = ["NOT_KNOWN", "for_record", "installed_versions", "versions_so_far"]
+
+NOT_KNOWN: dict[str, str] = {}
+"""In the place of versions that something was begun with before they were written down."""
 
 _PACKAGES = ("selfaug", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -22,12 +25,14 @@ def versions_so_far(
     """Versions that something was made with, and those of now where they are others.
 
     Args:
-        before: as they were when it was begun, and each time that they had changed; empty where that isn't known.
+        before: as they were when it was begun, and each time that they had changed; empty where it is begun now.
         what: that is gone on with, such as a run's folder.
         tell: called with what has changed since the last time.
     """
     now, so_far = installed_versions(), [dict(one) for one in before]
-    if so_far and (changed := _changed(so_far[-1], now)):
+    if so_far[-1:] == [NOT_KNOWN]:
+        tell(f"{what} goes on; which versions it was begun with isn't known, so numbers may differ a little.")
+    elif so_far and (changed := _changed(so_far[-1], now)):
         tell(f"{what} goes on with other versions, so numbers may differ a little: {', '.join(changed)}.")
     return so_far if so_far[-1:] == [now] else [*so_far, now]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from selfaug.core.library_versions import versions_in_words
 from selfaug.core.trained_on import chosen_on_in_words, rows_trained_on, trained_on_in_words
 from selfaug.report.charts import intervals_svg, scatter_svg
 from selfaug.report.document import (
@@ -353,7 +354,7 @@ def _answers(record: Mapping[str, Any], folder: Path, suite: str, most: int) -> 
 def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     settings, environment = record["settings"], record["environment"]
     level = record["level"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = versions_in_words(environment, "training")
     chosen_on = chosen_on_in_words(record, record["items"]["task"])
     return [
         ("model", settings["config"]["model"]["name"]),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from selfaug.core.library_versions import versions_in_words
 from selfaug.report.demo_charts import demo_charts
 from selfaug.report.document import (
     Answer,
@@ -20,7 +21,7 @@ from selfaug.report.document import (
 )
 from selfaug.report.evaluation_report import answer_badges
 from selfaug.wording.demo_results import MODELS, demo_rows, demo_verdict
-from selfaug.wording.evaluation_words import found_in_words, share_that_differ
+from selfaug.wording.evaluation_words import changed_shares, found_in_words
 from selfaug.wording.numbers import duration, points
 
 __all__ = ["demo_report", "demo_summary", "demo_telling_request"]
@@ -110,7 +111,7 @@ def _what_was_done(record: Mapping[str, Any]) -> str:
 def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     settings, base, environment = record["settings"], record["results"]["base"], record["environment"]
     on_test = settings["half"] == "test"
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = versions_in_words(environment, "training")
     return [
         ("model", record["model"]),
         *((meaning, str(settings[name])) for name, meaning in _SETTINGS.items()),
@@ -151,7 +152,7 @@ def _detectable(record: Mapping[str, Any]) -> str:
         return f"{items} general requests are too few to show a difference in general checks at all."
     return (
         f"With {items} general requests, a true difference of {points(smallest, sign=False)} in general checks "
-        f"{found_in_words(share_that_differ(record['results']['selfaug']['difference']))}."
+        f"{found_in_words(changed_shares(record['results']['selfaug']['difference']))}."
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfaug.core.library_versions import versions_in_words
 from selfaug.core.trained_on import trained_on_in_words
 from selfaug.eval.general_item import FITTING_SCORE
 from selfaug.records import read_lines
@@ -227,11 +228,14 @@ def evaluation_provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     )
     step = settings["step"]
     weights = "of the finished run" if step is None else f"of the checkpoint at step {step}"
+    where = f"{record['device']}, {record['threads']} threads, {duration(record['seconds'])}"
+    if "versions" in record:  # earlier ones have none
+        where += f"; {versions_in_words(record, 'the evaluation')}"
     return [
         ("general requests", asked),
         ("what is chosen on what", chosen),
         ("evaluated weights", f"{weights}, SHA-256 {settings['weights'][:16]}…"),
-        ("evaluated on", f"{record['device']}, {record['threads']} threads, {duration(record['seconds'])}"),
+        ("evaluated on", where),
     ]
 
 

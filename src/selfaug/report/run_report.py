@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from selfaug.core.library_versions import versions_in_words
 from selfaug.core.printable import counted, printable_size
 from selfaug.records import read_lines, read_record
 from selfaug.report.charts import lines_svg
@@ -353,7 +354,7 @@ def _provenance(run: RunDir, record: Mapping[str, Any] | None) -> list[tuple[str
     if record is None:
         return found
     environment = record["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    versions = versions_in_words(environment, "training")
     processes = environment["processes"]
     return [
         *found,

@@ -27,7 +27,7 @@ __all__ = ["add_answers"]
 _T = TypeVar("_T")
 _MOST_COMPLETIONS = 64
 _MOST_CHANCES = 500_000
-"""Log-probabilities of an answer that goes out whole: they are kept until then, at some 500 bytes each."""
+"""Log-probabilities of an answer: kept until it goes out, or its client reads its pieces, at some 500 bytes each."""
 
 
 def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
@@ -235,15 +235,18 @@ def _require_room(served: Served, answers: int, param: str) -> None:
 
 
 def _require_few_chances(choices: Sequence[Choice]) -> None:
-    """Refuse a request whose log-probabilities could fill the memory. Those of a stream go out as they come."""
-    kept = [one.sampling for one in choices if one.sampling.whole and one.sampling.chances is not None]
+    """Refuse a request whose log-probabilities could fill the memory.
+
+    Those of a stream too: they wait for a client that reads more slowly than they come.
+    """
+    kept = [one.sampling for one in choices if one.sampling.chances is not None]
     count = sum(one.max_tokens * (1 + (one.chances or 0)) for one in kept)
     if count > _MOST_CHANCES:
         raise ApiError(
             400,
             f"{counted(len(kept), 'answer')} of up to {max(one.max_tokens for one in kept):,} tokens could have "
-            f"{count:,} log-probabilities; {_MOST_CHANCES:,} are possible in an answer that is not a stream. Lower "
-            "max_tokens, the number of answers or that of alternatives, or ask for a stream.",
+            f"{count:,} log-probabilities; {_MOST_CHANCES:,} are possible. Lower max_tokens, the number of answers "
+            "or that of alternatives.",
             code="invalid_value",
             param="logprobs",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import secrets
 import sys
 import time
@@ -36,6 +37,9 @@ _HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 )
+
+# Browsers look for all names below localhost here (RFC 6761): windows of apps and servers of developers have such.
+_BELOW_LOCALHOST = re.compile(r"[a-z0-9.-]+\.localhost(:[0-9]*)?", re.IGNORECASE)
 
 _CALLS = 8
 
@@ -182,12 +186,13 @@ class Guard:
                 "without a key, this server answers to localhost and 127.0.0.1 only: ask it by such a name.",
                 "wrong_host",
             )
-        if self._only_here and not all(map(_is_of_this_machine, _headers(scope, b"origin"))):
-            return _RefusedError(
-                403,
-                "without a key, this server answers no page that comes from another machine: start it with one.",
-                "wrong_origin",
-            )
+        for origin in _headers(scope, b"origin") if self._only_here else ():
+            if not _is_of_this_machine(origin):
+                return _RefusedError(
+                    403,
+                    f"without a key, this server answers no page of {origin[:100]!r}: start the server with a key.",
+                    "wrong_origin",
+                )
         if self._keys is not None and _key(scope) not in self._keys:
             return _RefusedError(
                 401,
@@ -247,7 +252,8 @@ def _header(scope: Scope, name: bytes) -> str:
 
 def _is_of_this_machine(origin: str) -> bool:
     """Whether a page with this `Origin` is this machine's; "null", as of a file, is nobody's."""
-    return names_this_machine(origin.partition("://")[2])
+    host = origin.partition("://")[2]
+    return names_this_machine(host) or _BELOW_LOCALHOST.fullmatch(host) is not None
 
 
 def _key(scope: Scope) -> str:

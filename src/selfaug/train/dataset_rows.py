@@ -196,7 +196,7 @@ def with_completions(rows: Any, args: SelfAugConfig, *, is_formatted: bool = Fal
         return rows
     _require_prompts(columns, args)
     if {"input_ids", "attention_mask"} <= columns and _may_be_padded(rows):
-        rows = rows.map(_without_padding)
+        rows = rows.map(_without_padding, with_indices=True)
     masks = [name for name in (_MASKS[:1] if "labels" in columns else _MASKS) if name in columns]
     if "input_ids" in columns and masks:
         rows = rows.map(_labels_from_masks, fn_kwargs={"masks": masks}, remove_columns=masks)
@@ -401,9 +401,9 @@ def _labels_from_masks(row: dict[str, Any], masks: list[str]) -> dict[str, Any]:
 def masked_labels_error(which: str) -> DataError:
     """The error for tokens that are to be learnt by their labels, and are padding by their attention mask."""
     return DataError(
-        f"{which} have a label, and an attention_mask of 0.",
-        hint="set the mask to 1 where a token is meant, such as an end token that is the padding token too, and the "
-        "label of padding to -100.",
+        f"{which} are to be learnt, and have an attention_mask of 0.",
+        hint="set the attention_mask to 1 where a token is meant, such as an end token that is the padding token "
+        "too, and the label of padding to -100 (its completion_mask to 0).",
     )
 
 
@@ -416,12 +416,17 @@ def _may_be_padded(rows: Any) -> bool:
     return any(not chunk.flatten().to_numpy(zero_copy_only=False).all() for chunk in chunks)
 
 
-def _without_padding(row: dict[str, Any]) -> dict[str, Any]:
+def _without_padding(row: dict[str, Any], number: int) -> dict[str, Any]:
     """A tokenised row's columns of tokens where its attention mask is not 0."""
     mask = row["attention_mask"]
-    labels = row.get("labels", [IGNORED] * len(mask))
-    if count := sum(label != IGNORED and not kept for label, kept in zip(labels, mask, strict=True)):
-        raise masked_labels_error(f"{count} tokens of a row")
+    if "labels" in row:
+        are_learnt = [[label != IGNORED for label in row["labels"]]]
+    else:
+        are_learnt = [row[name] for name in _MASKS if name in row]
+    if are_learnt and (
+        count := sum(all(learnt) and not kept for kept, *learnt in zip(mask, *are_learnt, strict=True))
+    ):
+        raise masked_labels_error(f"{count} tokens of row {number + 1}")
     present = [name for name in ("input_ids", "attention_mask", "labels", *_MASKS) if name in row]
     return {name: [one for one, kept in zip(row[name], mask, strict=True) if kept] for name in present}
 

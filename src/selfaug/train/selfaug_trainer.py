@@ -751,6 +751,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         finally:
             self.data_collator = collator
 
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """trl's; rows that it has packed stay so, where they are given to `evaluate` again."""
+        is_packed = isinstance(dataset, Dataset | IterableDataset) and "seq_lengths" in (
+            dataset.column_names or ()
+        )
+        return dataset if is_packed else super()._prepare_dataset(dataset, *args, **kwargs)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """The Trainer's; rows grouped by length come in the same order after resuming."""
         sampler = super()._get_train_sampler(train_dataset)
@@ -821,8 +828,6 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         Raises:
             CacheError: with a cache and such rows, if the whole model trains.
         """
-        if _are_packed(eval_dataset):  # trl would pack them once more
-            return super(SFTTrainer, self).evaluate(eval_dataset, *args, **kwargs)  # type: ignore[no-any-return]
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             is_formatted = self._formatting_func is not None
             eval_dataset = _each(
@@ -868,7 +873,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if self.accelerator.num_processes == 1 or self._is_sharded:
             return
         if self.model.__dict__.pop("_is_accelerate_prepared", False):
-            self.accelerator._models.remove(self.model)
+            self.accelerator._models.clear()  # with torch.compile, it is the compiled one
+            self.model_wrapped = self.model
             if (own := self.model.__dict__.pop("_original_forward", None)) is not None:
                 self.model.forward = own  # without the autocast, which is put around it anew
 
@@ -998,11 +1004,6 @@ class _Prepare(TrainerCallback):  # type: ignore[misc]
 def _each(rows: Any, change: Callable[[Any], Any]) -> Any:
     """A changed data set, or several of them by name."""
     return {name: change(one) for name, one in rows.items()} if isinstance(rows, dict) else change(rows)
-
-
-def _are_packed(rows: Any) -> bool:
-    """Whether trl has packed these rows, as it has `trainer.eval_dataset`."""
-    return isinstance(rows, Dataset | IterableDataset) and "seq_lengths" in (rows.column_names or ())
 
 
 def _count(batch: dict[str, Tensor], align_boundary: bool) -> Tensor:

@@ -9,7 +9,7 @@ from selfaug.core.cut_off import why_cut_off
 from selfaug.core.printable import counted
 from selfaug.core.statistics import holm
 from selfaug.core.trained_on import seen_in_words
-from selfaug.wording.evaluation_words import differ_in_words
+from selfaug.wording.evaluation_words import changed_in_words
 from selfaug.wording.numbers import decimal, percent
 
 __all__ = [
@@ -243,9 +243,9 @@ def _unseen(record: Mapping[str, Any]) -> str:
         return ""
     label = record["methods"][general["method"]]["label"]
     shown = (
-        # Nor on how many items the models differ.
+        # Nor how many items changed, and which way.
         f"{name} {100 * seen['difference']:.0f} points"
-        + (f" ({differ_in_words(seen['differ'])})" if "differ" in seen else "")
+        + (f" ({changed_in_words(seen)})" if "better" in seen else "")
         for name, seen in smallest.items()
     )
     return (

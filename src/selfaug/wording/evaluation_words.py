@@ -13,15 +13,15 @@ from selfaug.wording.numbers import bound_points, digits_beside, percent, points
 __all__ = [
     "bound_in_words",
     "budget_items_in_words",
+    "changed_in_words",
+    "changed_shares",
     "cut_off_in_words",
     "cut_off_warnings",
-    "differ_in_words",
     "forecast_in_words",
     "found_in_words",
     "gates_before_in_words",
     "level_in_words",
     "nothing_at_stake",
-    "share_that_differ",
     "unseen_in_words",
 ]
 
@@ -48,7 +48,9 @@ def unseen_in_words(suite: Mapping[str, Any]) -> str:
         items += f" in {counted(difference['clusters'], 'cluster')}"
     if seen is None:
         return f"with {items}, most changes would likely go unseen"
-    return f"with {items}, a change of {points(seen, sign=False)} {found_in_words(share_that_differ(difference))}"
+    return (
+        f"with {items}, a change of {points(seen, sign=False)} {found_in_words(changed_shares(difference))}"
+    )
 
 
 def cut_off_in_words(suites: Mapping[str, Any], *, base: str, tuned: str) -> str | None:
@@ -108,29 +110,31 @@ def level_in_words(level: Mapping[str, Any]) -> str:
     return text if cut_off is None else f"{text}; {percent(cut_off)} of its answers cut off at their limit"
 
 
-def found_in_words(differ: float | None) -> str:
+def found_in_words(changed: Mapping[str, float] | None) -> str:
     """What is said of the smallest difference that items show, which stands before it.
 
     Args:
-        differ: share of the items on which two models were measured to differ; None where that is assumed.
+        changed: on what share of the items a model was measured to be `better` and `worse`; None where it is assumed on
+            how many two models differ.
     """
-    return f"is found with a probability of 80 % ({differ_in_words(differ)}); smaller ones may go unseen"
+    return f"is found with a probability of 80 % ({changed_in_words(changed)}); smaller ones may go unseen"
 
 
-def differ_in_words(measured: float | None) -> str:
-    """On how many items two models are taken to differ, and where that is from; argument as of `found_in_words`."""
-    if measured is None:
+def changed_in_words(changed: Mapping[str, float] | None) -> str:
+    """How many items two models are taken to change, and where that is from; argument as of `found_in_words`."""
+    if changed is None:
         return f"if the models differ on {percent(ASSUMED_DISCORDANCE)} of them"
-    return f"measured: the models differ on {percent(measured)} of them"
+    # Both: what goes one way hides nothing, however many items it is.
+    return f"measured: {percent(changed['better'])} of them got better, {percent(changed['worse'])} worse"
 
 
-def share_that_differ(difference: Mapping[str, Any]) -> float:
-    """On what share of its items two models differ, by however much.
+def changed_shares(difference: Mapping[str, Any]) -> dict[str, float]:
+    """On what share of its items a model is `better`, and `worse`, than another, by however much.
 
     Args:
         difference: fields of a `PairedDifference` of one seed, as a record has them.
     """
-    return float((difference["better"] + difference["worse"]) / difference["items"])
+    return {way: difference[way] / difference["items"] for way in ("better", "worse")}
 
 
 def budget_items_in_words(record: Mapping[str, Any]) -> str:
