@@ -107,6 +107,7 @@ def test_serve_hands_on_what_is_rarely_changed(tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     monkeypatch.setattr("selfaug.phases.serve.open_server", open_server)
+    monkeypatch.setattr("selfaug.phases.whose_code.code_of_run", lambda *_, **__: [])  # there is no such run
     assert CliRunner().invoke(app, ["serve", "--config", str(file)]).exit_code == 130
     (found,) = taken
     monitor = found.settings.watch.monitor

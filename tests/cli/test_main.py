@@ -180,7 +180,7 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_its_traceback(
     def unforeseen(*_: object, **__: object) -> None:
         raise ValueError("first line\nsecond line")
 
-    monkeypatch.setattr("selfaug.phases.chat.open_chat", unforeseen)
+    monkeypatch.setattr("selfaug.phases.whose_code.code_of_run", unforeseen)
     arguments = ["chat", "run", "--prompt", "x"]
     result = run(*arguments)
     assert result.exit_code == 1
@@ -197,7 +197,7 @@ def test_a_gpu_whose_memory_is_too_small_is_an_error_that_says_what_to_do(
     def full(*_: object, **__: object) -> None:
         raise NoRoomError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("selfaug.phases.chat.open_chat", full)
+    monkeypatch.setattr("selfaug.phases.whose_code.code_of_run", full)
     result = run("chat", "run", "--prompt", "x")
     assert result.exit_code == 1
     assert result.stderr.startswith(
@@ -255,7 +255,7 @@ def test_a_permission_of_no_file_is_told_as_it_is(monkeypatch: pytest.MonkeyPatc
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("selfaug.phases.chat.open_chat", refused)
+    monkeypatch.setattr("selfaug.phases.whose_code.code_of_run", refused)
     result = run("chat", "run", "--prompt", "x")
     assert result.stderr.startswith(
         "error: PermissionError: [Errno 1] Operation not permitted\nHint: this was"
