@@ -71,7 +71,11 @@ def command_line() -> str:
         if command.epilog:
             lines += [command.epilog.replace("Example: ", "Example: `") + "`", ""]
         lines += ["| option | meaning |", "|---|---|"]
-        lines += [f"| {_option(parameter)} | {_cell(parameter.help)} |" for parameter in command.params]
+        lines += [
+            f"| {_option(parameter)} | {_cell(parameter.help)} |"
+            for parameter in command.params
+            if not parameter.hidden
+        ]
     return "\n".join(lines) + "\n"
 
 

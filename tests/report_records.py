@@ -92,7 +92,7 @@ EVALUATION: dict[str, Any] = {
 
 TRAINING: dict[str, Any] = {
     "model": {"name": "tiny", "trainable": 28_000, "weights_hash": "cd" * 32},
-    "data": {},
+    "data": {"train": {"sources": [{"source": "rows.jsonl", "bytes": 9, "sha256": "9a" * 32}]}},
     "settings": {},
     "settings_sha256": "ef" * 32,
     "steps": 60,
@@ -113,6 +113,20 @@ TRAINING: dict[str, Any] = {
         "versions": {"selfaug": "0.1.0", "torch": "2.11.0"},
         "versions_before": [],
     },
+}
+
+MADE_OF: dict[str, Any] = {
+    "base": {
+        "weights_hash": "34" * 32,
+        "stored_weights_hash": "56" * 16,
+        "stored_tokenizer_hash": "78" * 16,
+    },
+    "sources": {
+        "data.train rows.jsonl": ["9a" * 32],
+        "--dev folder": ["bc" * 32] * 6,
+        "--test owner/rows": ["owner/rows"],
+    },
+    "settings_sha256": "de" * 32,
 }
 
 REALIGNMENT: dict[str, Any] = {
@@ -200,9 +214,12 @@ def assessment_record() -> dict[str, Any]:
             "config": {
                 "model": {"name": "a/model"},
                 "data": {"prepared": None, "train": ["rows.jsonl"], "eval": ["held-out.jsonl"]},
+                "train": {"seed": 42},
             },
             "scorer": "exact",
         },
+        "made_of": MADE_OF,
+        "environment": TRAINING["environment"],
         "data": {},
         "findings": [
             {"name": "duplicates", "status": "ok", "found": "0 of 24 training rows are there already"},
@@ -242,9 +259,13 @@ def balance_record(outcome: str = "pass") -> dict[str, Any]:
     general = suite({"g1": (1, 1), "g2": (1, 0)}, interval(-0.02, -0.04, 0.01), interval(0.97, 0.93, 1.02))
     return {
         "settings": {
-            "config": {"model": {"name": "a/model"}, "data": {"train": ["rows.jsonl"]}},
-            "scorer": "exact", "max_forgetting": 0.05, "trials": 3,
+            "config": {
+                "model": {"name": "a/model"}, "data": {"train": ["rows.jsonl"]}, "train": {"seed": 42},
+            },
+            "scorer": "exact", "max_forgetting": 0.05, "trials": 3, "seed": 7,
         },
+        "made_of": MADE_OF,
+        "environment": TRAINING["environment"],
         "level": {"level": 1, "scores": {"1": 0.6}},
         "test_prompts_seen": {"dev": 0, "train": 0},
         "trials": [trial(0.5, 0.9, 0.5), trial(2.0, 0.8, 0.58), trial(1.0, 0.85, 0.55)],

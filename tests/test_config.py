@@ -59,6 +59,48 @@ def test_set_wins_over_flags_over_file_over_defaults(tmp_path: Path) -> None:
     )
 
 
+def test_epochs_win_over_steps_that_were_given_before(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("train: {steps: 500, epochs: 1}\n", encoding="utf-8")
+
+    def asked(flags: dict[str, object], *sets: str) -> tuple[int | None, float]:
+        train = load_config(file, {**NEEDED, **flags}, sets).train
+        return train.steps, train.epochs
+
+    assert asked({}) == (500, 1)
+    assert asked({"--epochs": 3}) == (None, 3)
+    assert asked({"--steps": 7}, "train.epochs=2") == (None, 2)
+    assert asked({"--epochs": 3, "--steps": 7}) == (7, 3)
+    assert asked({}, "train.epochs=2", "train.steps=9") == (9, 2)
+
+
+def test_another_prepared_folder_brings_its_own_rows(tmp_path: Path) -> None:
+    """Over a run's resolved settings too, which have those of the folder before written out."""
+    old, new, file = tmp_path / "old", tmp_path / "new", tmp_path / "config.yaml"
+    for folder in (old, new):
+        folder.mkdir()
+    (old / "validation.jsonl").touch()
+
+    def derived(resolved: TrainConfig, *sets: str, **how: bool) -> list[Path | None]:
+        file.write_text(dump_config(resolved), encoding="utf-8")
+        data = load_config(file, {"--prepared": str(new)}, sets, **how).data
+        found = [*data.train, *(data.eval or [""]), data.template or ""]
+        return [Path(one).parent if one else None for one in found]
+
+    run = load_config(None, {"--model": "m", "--prepared": str(old)})
+    assert derived(run) == [new, None, new]
+    # What was given beside it, or is given now, stays; and so do a deployed run's rows when it is re-aligned.
+    assert derived(run, "data.eval=own/dev.jsonl") == [new, Path("own"), new]
+    assert derived(load_config(None, {"--model": "m", "--prepared": str(old), "--eval": ["own/dev.jsonl"]})) == [
+        new, Path("own"), new,
+    ]  # fmt: skip
+    assert derived(run, rows_stay=True) == [old, old, old]
+    (old / "validation.jsonl").unlink()
+    (new / "validation.jsonl").touch()
+    assert derived(load_config(None, {"--model": "m", "--prepared": str(old)})) == [new, new, new]
+    assert load_config(file, sets=["data.prepared=null"]).data.train == [str(old / "train.jsonl")]
+
+
 def test_a_dumped_config_loads_back_equal(tmp_path: Path) -> None:
     config = load_config(
         None,

@@ -26,7 +26,15 @@ from selfaug.settings_file import (
     refuse_combinations,
 )
 
-__all__ = ["FLAGS", "LevelName", "TrainConfig", "dump_config", "load_config", "training_settings"]
+__all__ = [
+    "ASKING_FLAGS",
+    "FLAGS",
+    "LevelName",
+    "TrainConfig",
+    "dump_config",
+    "load_config",
+    "training_settings",
+]
 
 FLAGS: dict[str, str] = {
     "--model": "model.name",
@@ -58,7 +66,14 @@ FLAGS: dict[str, str] = {
     "--overwrite": "run.overwrite",
     "--offline": "run.offline",
 }
-"""The settings that have a flag of their own, by flag."""
+"""The settings that have a flag of their own in `selfaug train`, by flag."""
+
+ASKING_FLAGS: dict[str, str] = {
+    "--scorer": "evaluation.scorer",
+    "--level": "evaluation.level",
+    "--max-new-tokens": "evaluation.max_new_tokens",
+}
+"""Those that have one in the commands that ask models and take settings: `assess`, `compare` and `balance`."""
 
 
 LevelName = Literal["auto", "1", "2", "3", "all"]
@@ -93,7 +108,8 @@ class DataSettings(Section):
         default=None,
         min_length=1,
         description="Folder that `selfaug prepare` wrote: its rows for training and validation, and its template, "
-        "unless others are given; `selfaug ask` searches its index.",
+        "unless others are given; `selfaug ask` searches its index. Given above another one, as over a run's "
+        "`config.yaml`, it brings its own in the place of that one's.",
     )
     train: Strings = Field(min_length=1)
     eval: Strings = Field(default=[])
@@ -132,14 +148,20 @@ class DataSettings(Section):
     def _takes_what_is_prepared(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(values.get("prepared"), str):
             return values
-        folder = Path(from_home(values["prepared"]))
-        validation = folder / "validation.jsonl"
-        taken = {
-            "train": [str(folder / "train.jsonl")],
-            "eval": [str(validation)] if validation.exists() else [],
-            "template": str(folder / "template.yaml"),
-        }
+        taken = _taken_from(values["prepared"])
+        if not os.path.exists(taken["eval"][0]):
+            taken["eval"] = []
         return {**taken, **values}
+
+
+def _taken_from(prepared: str) -> dict[str, Any]:
+    """What settings of `data` are with a prepared folder, unless they are given; with its rows for validation."""
+    folder = Path(from_home(prepared))
+    return {
+        "train": [str(folder / "train.jsonl")],
+        "eval": [str(folder / "validation.jsonl")],
+        "template": str(folder / "template.yaml"),
+    }
 
 
 class LoraSettings(Section):
@@ -214,13 +236,21 @@ class AlignmentSettings(Section):
 class OptimizerSettings(Section):
     """Steps, batches and the optimizer. One step sees batch_size * gradient_accumulation rows a process."""
 
-    epochs: Annotated[Number, Field(gt=0)] = 1.0
-    steps: Annotated[Integer, Field(ge=1)] | None = None
+    epochs: Annotated[Number, Field(gt=0)] = Field(
+        default=1.0,
+        description="Passes over the rows. Given as a flag or by `--set`, it counts before a `train.steps` that was "
+        "given below it: in the file, say.",
+    )
+    steps: Annotated[Integer, Field(ge=1)] | None = Field(
+        default=None, description="Optimizer steps, instead of epochs."
+    )
     batch_size: Annotated[Integer, Field(ge=1)] = 4
     gradient_accumulation: Annotated[Integer, Field(ge=1)] = 4
     learning_rate: Annotated[Number, Field(gt=0)] = 2e-4
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
-        default="cosine", description="How the learning rate goes down."
+        default="cosine",
+        description="How the learning rate goes down. With `constant` and `constant_with_warmup`, which are the same, "
+        "it only goes up first: `train.warmup: 0` is constant from the first step.",
     )
     warmup: Annotated[Number, Field(ge=0)] = Field(
         default=0.03, description="Steps in which it goes up; a number below 1 is a share of all steps."
@@ -395,8 +425,33 @@ class TrainConfig(Section):
         return self
 
 
+def _outdated(settings: Mapping[str, Any], given: Mapping[str, object]) -> list[str]:
+    """Settings that what is given above them speaks against: steps instead of epochs, and rows of another folder.
+
+    A run's `config.yaml` has the rows of its prepared folder written out: given another one, they would stay.
+    """
+    outdated = ["train.steps"] if "train.epochs" in given else []
+    data = settings["data"] if isinstance(settings.get("data"), dict) else {}
+    before = data.get("prepared")
+    if isinstance(given.get("data.prepared"), str) and isinstance(before, str):
+        taken = _taken_from(before)
+        outdated += [f"data.{name}" for name, value in taken.items() if data.get(name) == value]
+        # Without rows for validation, config.yaml has none.
+        if data.get("eval") == [] and not os.path.exists(taken["eval"][0]):
+            outdated.append("data.eval")
+    return outdated
+
+
+def _only_steps(settings: Mapping[str, Any], given: Mapping[str, object]) -> list[str]:
+    return [name for name in _outdated(settings, given) if name == "train.steps"]
+
+
 _FORM = SettingsForm(
-    TrainConfig, FLAGS, required={"model": "model.name", "data": "data.train"}, command="selfaug train"
+    TrainConfig,
+    FLAGS | ASKING_FLAGS,
+    required={"model": "model.name", "data": "data.train"},
+    command="selfaug train",
+    outdated=_outdated,
 )
 
 
@@ -406,19 +461,25 @@ def load_config(
     sets: Sequence[str] = (),
     *,
     command: str = "selfaug train",
+    rows_stay: bool = False,
 ) -> TrainConfig:
     """Settings from a YAML file, flags and `--set a.b=value`; the later ones win.
 
+    So epochs win over steps that were given before, and another `data.prepared` brings its own rows and template
+    instead of those of the one before.
+
     Args:
         file: YAML file with the sections of `TrainConfig`.
-        flags: values by flag ("--alpha"), see `FLAGS`; None means not given.
+        flags: values by flag ("--alpha"), see `FLAGS` and `ASKING_FLAGS`; None means not given.
         sets: texts of the form "section.key=value"; the value is read as YAML.
         command: whose help an error names.
+        rows_stay: keep the file's rows and template with another `data.prepared`.
 
     Raises:
         ConfigError: with every problem in `problems`: its place, what is wrong, and the nearest valid name.
     """
-    return read_settings(replace(_FORM, command=command), None if file is None else Path(file), flags, sets)
+    form = replace(_FORM, command=command, outdated=_only_steps if rows_stay else _outdated)
+    return read_settings(form, None if file is None else Path(file), flags, sets)
 
 
 def training_settings(config: TrainConfig) -> dict[str, Any]:

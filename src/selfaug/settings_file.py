@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, cast, get_args
@@ -74,12 +74,15 @@ class SettingsForm(Generic[Settings]):
         flags: names of settings ("data.train") by the flag that gives them.
         required: which setting is missing where pydantic names only the missing section.
         command: whose help shows flags and an example.
+        outdated: names of settings that count no longer, though they are not given anew, where others are: by what was
+            given so far (which may be anything that YAML can hold), and values by name of what now comes above it.
     """
 
     kind: type[Settings]
     flags: Mapping[str, str]
     required: Mapping[str, str] = field(default_factory=dict)
     command: str = "selfaug"
+    outdated: Callable[[Mapping[str, Any], Mapping[str, object]], Iterable[str]] = lambda *_: ()
 
 
 def read_settings(
@@ -107,9 +110,10 @@ def read_settings(
         settings = read_yaml(
             file, places, problems, f"it should hold sections ({sections}), with their settings below them."
         )
-    for flag, value in (flags or {}).items():
-        if value is not None:
-            _put(settings, places, form.flags[flag], value, flag, problems)
+    given = {flag: value for flag, value in (flags or {}).items() if value is not None}
+    _forget(settings, places, form.outdated(settings, {form.flags[flag]: given[flag] for flag in given}))
+    for flag, value in given.items():
+        _put(settings, places, form.flags[flag], value, flag, problems)
     for text in sets:
         name, separator, raw = text.partition("=")
         if not separator or not name.strip():
@@ -119,6 +123,7 @@ def read_settings(
             value = yaml.load(raw, Loader=_Loader)
         except (yaml.YAMLError, ValueError, RecursionError):
             value = raw  # a text such as "[INST]: x" need not be YAML, and 2024-02-30 is no date
+        _forget(settings, places, form.outdated(settings, {name.strip(): value}))
         _put(settings, places, name.strip(), value, f"--set {name.strip()}", problems)
     try:
         config = form.kind.model_validate(settings)
@@ -237,9 +242,22 @@ def _put(
         section = section[key]
     section[keys[-1]] = value
     # What the file said below this key is gone.
+    _forget_places(places, keys)
+    places[keys] = place
+
+
+def _forget(settings: dict[str, Any], places: dict[tuple[str, ...], str], names: Iterable[str]) -> None:
+    """Take settings ("data.train") out again, as if they had not been given."""
+    for name in names:
+        section, _, key = name.partition(".")
+        if isinstance(settings.get(section), dict):
+            settings[section].pop(key, None)
+            _forget_places(places, (section, key))
+
+
+def _forget_places(places: dict[tuple[str, ...], str], keys: tuple[str, ...]) -> None:
     for known in [known for known in places if known[: len(keys)] == keys]:
         del places[known]
-    places[keys] = place
 
 
 def refuse_combinations(checks: Mapping[str, bool]) -> None:

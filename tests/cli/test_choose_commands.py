@@ -17,6 +17,7 @@ from selfaug.cli.main import app
 from selfaug.config import load_config
 
 COMMANDS = ["compare", "balance"]
+NEEDED = ["--model", "m", "--train", "rows.jsonl"]
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +145,71 @@ def test_the_steps_of_the_dial_are_flags(
     result = CliRunner().invoke(app, ["balance", *given, *flags])
     assert result.exit_code == 0, result.stderr
     assert tuple(searched[0].scales) == scales
+
+
+def given_to(
+    command: str, monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[list[Any], dict[str, Any]]:
+    """What the command's phase is called with."""
+    calls: list[tuple[list[Any], dict[str, Any]]] = []
+    monkeypatch.setattr("selfaug.cli.pages.write_page", lambda _: None)
+    monkeypatch.setattr(
+        f"selfaug.phases.{command}.{command}", lambda *of, **more: calls.append(([*of], more)) or {}
+    )
+    result = CliRunner().invoke(app, [command, *arguments, "--json"])
+    assert result.exit_code == 0, result.stderr
+    return calls[0]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "assess"])
+def test_settings_say_what_is_asked_where_no_flag_does(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*given: str) -> tuple[str, str, int]:
+        ask = given_to(command, monkeypatch, *NEEDED, "--config", str(file), *given)[0][1]
+        return ask.scorer, ask.level, ask.max_new_tokens
+
+    file = tmp_path / "train.yaml"
+    file.write_text("evaluation: {scorer: numeric, level: 2, max_new_tokens: 128}\n", encoding="utf-8")
+    assert asked() == ("numeric", "2", 128)
+    flags = ["--scorer", "exact", "--level", "1", "--max-new-tokens", "9"]
+    assert asked(*flags) == ("exact", "1", 9)
+    assert asked(*flags, "--set", "evaluation.scorer=f1") == ("f1", "1", 9)
+    file.write_text("{}\n", encoding="utf-8")
+    assert asked() == ("exact", "auto", 128 if command == "assess" else 64)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_demos_scorer_and_steps_give_way_to_settings(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = ["--demo", "--output", str(tmp_path / "out")]
+    settings, asked, *_ = given_to(command, monkeypatch, *demo)[0]
+    assert (settings.train.steps, asked.scorer) == (56, "selfaug.eval.house_style:exact_value")
+    others = ["--set", "train.epochs=2", "--set", "evaluation.scorer=f1"]
+    settings, asked, *_ = given_to(command, monkeypatch, *demo, *others)[0]
+    assert (settings.train.steps, settings.train.epochs, asked.scorer) == (None, 2, "f1")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_to_replace_what_is_there_is_a_setting_too(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert given_to(command, monkeypatch, *NEEDED)[1]["overwrite"] is False
+    for one in (["--overwrite"], ["--set", "run.overwrite=true"]):
+        assert given_to(command, monkeypatch, *NEEDED, *one)[1]["overwrite"] is True
+
+
+@pytest.mark.parametrize("demo", [False, True])
+def test_a_seed_that_no_method_is_trained_with_is_refused(
+    demo: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["--demo", "--output", str(tmp_path / "out")] if demo else NEEDED
+
+    def seeds(*more: str) -> tuple[int, ...]:
+        return given_to("compare", monkeypatch, *given, *more)[0][2].seeds  # type: ignore[no-any-return]
+
+    assert seeds() == (0, 1)
+    assert seeds("--seed", "3") == (3,)
+    assert seeds("--set", "train.seed=7", "--seed", "7", "--seed", "8") == (7, 8)
+    result = CliRunner().invoke(app, ["compare", *given, "--set", "train.seed=7"])
+    assert result.exit_code == 2
+    assert "--seed 7" in result.stderr

@@ -132,9 +132,14 @@ def test_options_that_would_be_ignored_are_refused(tmp_path: Path) -> None:
     registry = ["--registry", str(tmp_path / "registry.sqlite")]
     for arguments, said in (
         (["serve", "run", "--new-key", "--no-key"], "--new-key and --no-key exclude each other"),
+        (["serve", "run", "--upstream-tuned", "prod"], "they need --upstream"),
+        (["serve", "run", "--upstream-base", "base"], "they need --upstream"),
+        (["serve", "run", "--no-monitor", "--keep-texts"], "with --no-monitor no text is kept"),
+        (["serve", "run", "--no-monitor", "--webhook", "https://x"], "and nobody is told"),
         (["registry", "promote", "1", "--note", "x", *registry], "--note has no meaning with promote"),
         (["registry", "list", "--parent", "1", *registry], "--parent has no meaning with list"),
         (["monitor", "run", "--data", "rows.jsonl"], "--data has a meaning with --reference only"),
+        (["monitor", "run", "--prompts", "50"], "--prompts has a meaning with --reference only"),
         (["monitor", "run", "--older-than", "3"], "--older-than has a meaning with --purge only"),
         (
             ["monitor", "run", "--purge", "--overwrite"],
@@ -455,7 +460,9 @@ def test_export_says_where_and_what_is_next(finished_run: Path, tmp_path: Path) 
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_train_says_what_came_out(tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path) -> None:
+def test_train_says_what_came_out(
+    tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = ["train", "--model", str(tiny_model_dir), "--train", str(tiny_rows), "--steps", "1"]
     arguments += ["--output", str(tmp_path / "a run")]
     result = run(*arguments)
@@ -468,8 +475,19 @@ def test_train_says_what_came_out(tmp_path: Path, tiny_model_dir: Path, tiny_row
     taken = run(*arguments)
     assert taken.exit_code == 1
     assert "--overwrite" in taken.stderr
-    again = json.loads(run(*arguments, "--overwrite", "--json").stdout)
-    assert again["steps"] == 1
+    page = tmp_path / "a run" / "report.html"
+    assert f"page: {page}\n" in result.stdout
+    assert "not evaluated yet" in page.read_text(encoding="utf-8")
+
+    def broken(_: Path) -> str:
+        raise RuntimeError("no picture")
+
+    # A page that can't be drawn is told, and fails nothing.
+    monkeypatch.setattr("selfaug.report.open_report.page_of", broken)
+    result = run(*arguments, "--overwrite", "--json")
+    assert json.loads(result.stdout)["steps"] == 1
+    assert "the page could not be made (RuntimeError: no picture)" in result.stderr
+    assert not page.exists()
 
 
 def test_doctor_says_what_there_is() -> None:

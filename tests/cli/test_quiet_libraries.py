@@ -32,20 +32,19 @@ def test_threads_leave_their_processor_to_others_unless_the_user_has_said_how_th
 
 
 @pytest.mark.parametrize(
-    ("sets", "scorers", "offline"),
+    ("sets", "offline"),
     [
-        ([], ["exact"], True),
-        (["data.eval=[owner/rows]"], [], False),
-        (["model.trust_remote_code=true"], [], False),
-        (["train.report_to=[trackio]"], [], False),
-        (["evaluation.suites=[own:questions]"], [], False),
-        (["evaluation.scorer=own:score"], [], False),
-        ([], ["own:score"], False),
-        (["train.report_to=[trackio]", "run.offline=true"], [], True),
+        ([], True),
+        (["data.eval=[owner/rows]"], False),
+        (["model.trust_remote_code=true"], False),
+        (["train.report_to=[trackio]"], False),
+        (["evaluation.suites=[own:questions]"], False),
+        (["evaluation.scorer=own:score"], False),
+        (["train.report_to=[trackio]", "run.offline=true"], True),
     ],
 )
 def test_the_network_is_refused_unasked_only_where_nothing_needs_it(
-    sets: list[str], scorers: list[str], offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sets: list[str], offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
     for name in names:
@@ -54,7 +53,7 @@ def test_the_network_is_refused_unasked_only_where_nothing_needs_it(
     rows.touch()
     settings = load_config(None, {"--model": str(tmp_path), "--train": [str(rows)]}, sets)
     with libraries_as_before():
-        quiet_libraries(settings, debug=True, scorers=scorers)
+        quiet_libraries(settings, debug=True)
         assert [os.environ.get(name) for name in names] == ["1" if offline else None] * 2
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from quiet_libraries import libraries_as_before
+from selfaug.cli.main import app
 from selfaug.cli.realign_commands import _show
 from selfaug.phases.realign import Realignment
 
@@ -38,3 +42,19 @@ def test_that_another_run_is_the_champion_is_said_beside_the_command(
     said, _ = shown(capsys, 3, "r.sqlite", deployed="runs/first", champion_instead="/runs/second")
     assert "goes on from runs/first, and not from the champion: that is /runs/second." in said
     assert "champion" not in shown(capsys, None, None)[0]
+
+
+def test_what_is_set_wins_over_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Any] = []
+
+    def stopped(*_: Any, sets: list[str], **__: Any) -> None:
+        taken.extend(sets)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("selfaug.phases.realign.realign", stopped)
+    monkeypatch.setattr("selfaug.phases.whose_code.code_of_run", lambda *_, **__: [])  # there is no such run
+    flags = ["--steps", "50", "--offline", "--set", "train.steps=100", "--set", "run.offline=false"]
+    with libraries_as_before():
+        result = CliRunner().invoke(app, ["realign", "runs/first", "--data", "new.jsonl", *flags])
+    assert result.exit_code == 130, result.stderr
+    assert taken == ["train.steps=50", "run.offline=true", "train.steps=100", "run.offline=false"]

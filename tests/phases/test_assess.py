@@ -90,6 +90,9 @@ def test_probe_is_plain_and_what_was_cut_off_goes_on(
     assert record["budget"] == proposed_budget(
         detectable_difference(asked_later).difference, record["suites"]["general"]["base"]["value"]
     )
+    assert record["made_of"]["base"]["weights_hash"] == probe["model"]["weights_hash"]
+    assert set(record["made_of"]["sources"]) == {f"data.{part} {tiny_rows}" for part in ("train", "eval")}
+    assert record["environment"] == probe["environment"]
     assert record["surprise"]["rows"] == 24
     assert 0 < record["surprise"]["completion_nll"] < 20
     leaked = next(finding for finding in record["findings"] if finding["name"] == "leakage")

@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 
 from asking import evaluate
 from cutting import CutError, cut_at
+from report_records import balance_record
 from selfaug.cli.balance_view import show_balance
 from selfaug.cli.main import app
 from selfaug.config import load_config
@@ -80,6 +81,10 @@ def test_it_searches_turns_the_dial_chooses_and_confirms(
     assert record["test"]["task"]["items"] == 4
     assert record["test"]["general"]["items"] == 6
     assert record["test_gate"]["bound"] == 0.5
+    assert set(balance_record()) <= set(record), "records made by hand are as real ones"
+    assert set(record["made_of"]["sources"]) == {
+        f"{name} {asked.dev[0]}" for name in ("data.train", "--dev", "--test")
+    }
 
     # Answers for the search count among those of the development items.
     run = points[0].run
@@ -173,6 +178,8 @@ def test_the_chosen_point_is_a_run_like_any_other(
     card = (best.adapter / "README.md").read_text(encoding="utf-8")
     assert "# Model Card for best" in card
     assert "scale 0.5" in card
+    manifest = read_record(best.adapter / "selfaug_manifest.json", "manifest")
+    assert manifest["weights"] == [{**of_best["weights"][0], "file": "adapter_model.safetensors"}]
     assert "adapter at 0.5 of its change" in document_markdown(run_report(best))
 
     chat = open_chat(best.path, device="cpu", max_new_tokens=2)
@@ -578,7 +585,7 @@ def test_a_shorter_trial_warms_up_in_the_same_share(settings, tmp_path: Path) ->
 def test_a_drift_limit_is_searched_where_it_is_set(
     settings, asked: BenchSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
-    config = settings(tmp_path / "balance", *SETS, "selfaug.drift_limit=0.01", "train.epochs=1")
+    config = settings(tmp_path / "balance", "train.epochs=1", *SETS, "selfaug.drift_limit=0.01")
     record = balance(config, asked, replace(FEW, trials=2, finalists=1, scales=()))
     assert record["trials"][0]["settings"]["drift_limit"] == 0.01
     assert record["trials"][1]["settings"]["drift_limit"] != 0.01

@@ -25,6 +25,7 @@ from selfaug.phases.bench import (
     contents_of_sources,
     day_of,
     open_bench,
+    said_of_evaluation,
     said_of_left_out,
     to_the_last_step,
 )
@@ -198,6 +199,9 @@ def test_what_ends_a_run_elsewhere_is_said_to_be_left_out(settings, tmp_path: Pa
         tmp_path / "run", "selfaug.stop_at_drift=0.1", "data.eval=held.jsonl", "train.best_of_rows=4"
     )
     assert "selfaug.stop_at_drift and train.best_of_rows are left out" in str(said_of_left_out(both))
+    assert said_of_evaluation(settings(tmp_path / "run", "evaluation.scorer=f1"), "why") is None
+    evaluated = settings(tmp_path / "run", "evaluation.at_end=fast", "evaluation.data=held.jsonl")
+    assert said_of_evaluation(evaluated, "why") == "evaluation.at_end and evaluation.data are left out: why."
 
 
 def test_the_base_model_leaves_a_gpu_before_another_model_comes(settings, tmp_path: Path) -> None:

@@ -540,10 +540,21 @@ def test_command_with_processes_of_their_own(
     result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.stderr
     record = json.loads(result.stdout)
+    made_of = record["made_of"]
+    run = read_record(next((output / "runs").glob("plain-*/record.json")), "train")
+    assert made_of["base"]["weights_hash"] == run["model"]["weights_hash"]
+    of_rows = [run["data"]["train"]["sources"][0]["sha256"]]
+    assert made_of["sources"] == dict.fromkeys(
+        [f"data.train {tiny_rows}", f"--dev {tiny_rows}", f"--test {tiny_rows}"], of_rows
+    )
+    assert len(made_of["settings_sha256"]) == 64
     assert list(record["methods"]) == ["plain"]
     assert record["subject"] is None
     assert not list((output / "runs").glob("*.log"))
     assert not list((output / "runs").glob("*/checkpoints"))
+    assert [page.parent for page in output.rglob("report.html")] == [
+        output
+    ]  # a picture of each run takes time
     assert CliRunner().invoke(app, arguments).exit_code == 1  # it is finished
     real = own_process.subprocess.Popen
 

@@ -175,6 +175,9 @@ def test_the_record_has_all_that_the_page_shows(demo: tuple[Path, list[Progress]
         assert [row["step"] for row in written["curves"][name]["drift"]] == [0, 1, 2]
         assert written["curves"][name]["drift"][0]["drift"] == 0
     assert written["results"]["base"]["leaks"]["value"] == 0
+    sources = written["made_of"]["sources"]
+    assert {Path(name).name for name in sources} == {"train.jsonl", "template.yaml"}
+    assert {len(sha256) for (sha256,) in sources.values()} == {64}
     pictures = next(one for one in demo_report(written).sections if one.title == "Pictures")
     assert len(pictures.blocks) == 4
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
@@ -463,6 +464,40 @@ def test_a_finished_evaluation_is_gated_without_asking_again(
     # As if it had been given at once.
     at_once = evaluate(copied_run, **FEW, max_forgetting=1.0, min_task_gain=1.0, overwrite=True).record
     assert at_once["gate"] == gated.record["gate"]
+
+
+def test_a_run_without_a_canary_set_gets_that_of_its_training(
+    copied_run: Path, tiny_rows: Path, tmp_path: Path
+) -> None:
+    """As one whose weights were sharded, which can't answer in the process that trains them."""
+    run = RunDir(copied_run)
+    record = evaluate(copied_run, **FEW).record
+    of_training = read_record(run.canary, "canary")
+
+    def found(**given: Any) -> tuple[dict[str, Any], str]:
+        run.canary.unlink(missing_ok=True)
+        told: list[str] = []
+        found = evaluate(copied_run, **FEW, **given, on_progress=lambda one: told.append(one.message)).record
+        return found, next(one for one in told if "canary set" in one)
+
+    # To an evaluation that is there it is added, and nothing is asked again.
+    added, told = found()
+    assert added == record
+    assert "had no canary set: it is recorded now, of 12 prompts" in told
+    assert read_record(run.canary, "canary") == of_training
+    # From other rows than those of the training it would not be the same.
+    rows = tmp_path / "other.jsonl"
+    write_lines(rows, read_lines(tiny_rows)[1:])
+    run.config.write_text(run.config.read_text().replace(str(tiny_rows), str(rows)))
+    _, told = found(overwrite=True)
+    assert "of 8 prompts" in told
+    assert "All are general ones: its held-out rows can't be read" in told
+    assert read_record(run.canary, "canary")["prompts"] == of_training["prompts"][4:]
+    # Nor are other weights what was trained.
+    file = run.adapter / "adapter_model.safetensors"
+    save_file({name: 1.1 * weight for name, weight in load_file(file).items()}, file)
+    assert "no canary set is recorded: the weights in" in found(overwrite=True)[1]
+    assert not run.canary.exists()
 
 
 def test_what_the_checkpoint_was_chosen_on_is_not_reported(settings, tiny_rows: Path, tmp_path: Path) -> None:

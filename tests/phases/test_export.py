@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import (
@@ -23,7 +24,9 @@ from transformers import (
 
 from selfaug.errors import ModelError, PathError, StorageError
 from selfaug.phases.export import _ollama_name, export, modelfile
+from selfaug.phases.run_models import hashed_weights
 from selfaug.phases.vllm_launch import export_vllm
+from selfaug.records import read_record
 
 
 def test_the_merged_model_gives_the_logits_of_base_and_adapter(
@@ -42,6 +45,41 @@ def test_the_merged_model_gives_the_logits_of_base_and_adapter(
     assert written.size == sum(weight.numel() * 4 for weight in merged.parameters())
     assert not list(tmp_path.glob("*.partial"))
     assert not any("cut off" in warning for warning in written.warnings)
+
+
+def test_card_and_manifest_go_with_what_is_exported(copied_run: Path, tmp_path: Path) -> None:
+    """With what users and an evaluation wrote on the run's card."""
+    readme = copied_run / "adapter" / "README.md"
+    text = readme.read_text(encoding="utf-8").replace("---\n", "---\nlicense: mit\n", 1)
+    readme.write_text(text.replace("## Evaluation\n", "## Evaluation\n\nIt is good.\n"), encoding="utf-8")
+    export(copied_run, tmp_path / "model", dtype="bfloat16", ollama=True)
+    adapter = hashed_weights(copied_run / "adapter")
+    trained, merged = (
+        read_record(folder / "selfaug_manifest.json", "manifest")
+        for folder in (copied_run / "adapter", tmp_path / "model")
+    )
+    exported = {"dtype": "bfloat16", "of": adapter}
+    weights = hashed_weights(tmp_path / "model")
+    assert merged == {**trained, "weights": weights, "exported": exported}
+    assert weights[0]["sha256"] != adapter[0]["sha256"]
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert (front["license"], front["library_name"]) == ("mit", "transformers")
+    assert "## Evaluation\n\nIt is good.\n" in card
+    assert "PeftModel" not in card
+    assert "with a LoRA adapter merged into its weights, trained with" in card
+    told = f"the run's adapter, `adapter_model.safetensors` (SHA-256 `{adapter[0]['sha256']}`), merged into"
+    assert told in card
+    assert "written in bfloat16" in card
+    export_vllm(copied_run, tmp_path / "vllm")
+    for name in ("README.md", "selfaug_manifest.json"):
+        there = tmp_path / "vllm" / "adapter" / name
+        assert there.read_bytes() == (copied_run / "adapter" / name).read_bytes()
+    (copied_run / "record.json").unlink()  # its checkpoint has neither
+    export(copied_run, tmp_path / "checkpoint")
+    assert not {"README.md", "selfaug_manifest.json"} & {
+        file.name for file in (tmp_path / "checkpoint").iterdir()
+    }
 
 
 def test_what_a_killed_export_has_left_is_told_and_left(finished_run: Path, tmp_path: Path) -> None:

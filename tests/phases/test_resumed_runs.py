@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -91,11 +92,14 @@ def test_resumed_from_its_last_checkpoint_a_run_trains_no_step_more(
     settings: Settings, tmp_path: Path, method: str
 ) -> None:
     """Killed between that and its record, in the middle of an epoch of six steps."""
-    more = (f"lora.method={method}", "train.steps=4", "train.schedule=constant", "train.save_steps=3")
+    more = (f"lora.method={method}", "train.steps=4", "train.save_steps=3")
+    more += ("train.schedule=constant", "train.warmup=2")
     config = settings(tmp_path / "run", *more, f"data.eval={settings(tmp_path / 'run').data.train[0]}")
     whole = train(config).record
     run = RunDir(tmp_path / "run")
     metrics = read_lines(run.metrics)
+    rates = [line["learning_rate"] for line in metrics if "nll" in line]
+    assert rates[0] < rates[-2] == rates[-1] == config.train.learning_rate
     run.record.unlink()
     shutil.rmtree(run.model if method == "full" else run.adapter)
     # The drift at that checkpoint was not measured either.
@@ -198,7 +202,12 @@ def test_checkpoints_that_may_end_a_run_stay_where_they_are(copied_run: Path) ->
     # Where they end nothing, they may be others.
     free = load_config(run.config, sets=["selfaug.stop_at_drift=null"])
     run.config.write_text(run.config_text(dump_config(free)), encoding="utf-8")
-    assert train(load_config(run.config, sets=["train.save_steps=5"]), resume=True).record["steps"] == 6
+    shutil.rmtree(run.checkpoints / "checkpoint-6")
+    others = load_config(run.config, sets=["train.save_steps=5", "train.logging_steps=3"])
+    assert train(others, resume=True).record["steps"] == 6
+    assert (run.checkpoints / "checkpoint-5").exists()
+    state = json.loads((run.checkpoints / "checkpoint-6" / "trainer_state.json").read_bytes())
+    assert [state[f"{kind}_steps"] for kind in ("save", "eval", "logging")] == [5, 5, 3]
 
 
 def test_an_interrupted_run_says_from_where_it_goes_on(tmp_path: Path, settings: Settings) -> None:

@@ -92,6 +92,15 @@ def test_where_no_stored_hash_tells_all_weights_are_compared(
         open_chat(copied_run, device="cpu")
 
 
+def test_what_was_trained_in_float16_answers_on_a_cpu_in_float32(
+    copied_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = copied_run / "config.yaml"
+    config.write_text(config.read_text().replace("dtype: float32", "dtype: float16"))
+    assert open_chat(copied_run, device="cpu").tuned.dtype is torch.float32
+    assert "trained in float16, which is for GPUs" in caplog.text
+
+
 def test_what_a_mac_puts_beside_weights_is_none(copied_run: Path) -> None:
     run = RunDir(copied_run)
     before = hash_of_weights(run.adapter), hashes_of_weights(run)

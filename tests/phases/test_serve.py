@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from asking import evaluate
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.phases.serve import Server, ServeSettings, open_server, server_keys
@@ -127,10 +128,21 @@ def test_no_thread_but_the_engines_computes(
     assert len(computed) > 1  # whether rows of both models can share a batch is tried before
 
 
-def test_a_run_from_before_canary_sets_is_served(copied_run: Path, serve: Callable[..., Serving]) -> None:
+def test_a_run_without_a_canary_set_is_served_and_says_how_to_get_one(
+    copied_run: Path, serve: Callable[..., Serving]
+) -> None:
     (copied_run / "canary.json").unlink()
-    ready = serve(copied_run).client.get("/ready").json()
-    assert ready == {"ready": True, "reason": "the run has no canary set: nothing to check"}
+    unchecked = serve(copied_run)
+    reason = "the run has no canary set: nothing to check"
+    assert unchecked.client.get("/ready").json() == {
+        "ready": True,
+        "reason": f"{reason}; `selfaug evaluate {copied_run}` records one",
+    }
+    # Where its folder is, is nobody's business who has no key.
+    stranger = httpx.get(f"{unchecked.server.url}/ready", trust_env=False)
+    assert stranger.json() == {"ready": True, "reason": reason}
+    evaluate(copied_run, level="1", general_items=2, task_items=1, max_new_tokens=2, device="cpu")
+    assert serve(copied_run).client.get("/ready").json()["reason"].endswith("as recorded at training")
     (copied_run / "canary.json").write_text("{broken")
     (copied_run / "record.json").unlink()
     served = serve(copied_run)

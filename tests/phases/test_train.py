@@ -54,7 +54,7 @@ def test_a_run_folder_holds_what_is_promised(finished_run: Path) -> None:
     assert run.latest_complete_checkpoint() == run.checkpoints / "checkpoint-6"
     # Pickles run code when they are loaded: none is in what is handed on.
     assert sorted(entry.suffix for entry in run.adapter.iterdir()) == sorted(
-        [".safetensors", ".json", ".json", ".json", ".jinja", ".md"]
+        [".safetensors", ".json", ".json", ".json", ".json", ".jinja", ".md"]
     )
     assert load_config(run.config).run.output == str(finished_run)
     assert [file.parent for file in finished_run.rglob("README.md")] == [run.adapter]

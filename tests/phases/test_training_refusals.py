@@ -18,6 +18,7 @@ from selfaug.phases.estimate import estimate
 from selfaug.phases.inputs import require_usable_after_training, training_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
+from selfaug.phases.training_checks import checked_inputs
 from selfaug.rundir import RunDir
 from tiny_models import build
 
@@ -129,6 +130,18 @@ def test_a_cache_of_another_model_leaves_no_run_behind(tmp_path: Path, settings:
     [
         (None, ["lora.target_modules=[q_proj, embed_tokens]"], ConfigError, "names embed_tokens"),
         (None, ["lora.target_modules=[model.embed_tokens, lm_head]"], ConfigError, "embed_tokens, lm_head"),
+        (
+            None,
+            ["lora.target_modules=[all-linear, embed_tokens]"],
+            ConfigError,
+            "embed_tokens beside all-linear",
+        ),
+        (
+            None,
+            ["lora.target_modules=[q_proj, v_porj, proj]"],
+            ConfigError,
+            r"v_porj \(did you mean v_proj\?\), proj",
+        ),
         ({"use_bias": True}, ["lora.target_modules=[in_proj]"], ModelError, "can't write answers"),
     ],
 )
@@ -159,6 +172,22 @@ def test_an_embedding_with_a_weight_of_its_own_may_have_an_adapter() -> None:
     require_usable_after_training(build("llama-untied"), target.lora)
     whole = load_config(None, {"--model": "m", "--train": "t", "--output": "o"}, ["lora.method=full"])
     require_usable_after_training(build("llama-tied"), whole.lora)
+
+
+@pytest.mark.parametrize(
+    ("sets", "named"),
+    [
+        (["lora.method=full", "lora.rank=8", "lora.dora=true"], "lora.rank, lora.dora count for nothing"),
+        (["lora.method=osf", "lora.rank=64", "lora.preserved=0.4"], "lora.rank counts for nothing"),
+        (["lora.rank=8", "lora.dora=true"], None),
+        (["lora.method=full"], None),
+    ],
+)
+def test_settings_of_an_adapter_that_there_is_not_are_told_of(
+    sets: list[str], named: str | None, tmp_path: Path, settings: Settings
+) -> None:
+    warnings = checked_inputs(settings(tmp_path / "run", *sets)).data.warnings
+    assert [one.partition(":")[0] for one in warnings] == ([] if named is None else [named])
 
 
 LONG_STAGES = {"anchors written by the base model", "general prompts for drift", "training"}

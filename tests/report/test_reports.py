@@ -12,8 +12,10 @@ import pytest
 from page_checks import flat, require_sound
 from record_folders import KINDS
 
+from demo_records import record as demo_record
 from report_records import (
     EVALUATION,
+    MADE_OF,
     REALIGNMENT,
     TRAINING,
     balance_record,
@@ -21,11 +23,13 @@ from report_records import (
     interval,
     write_assessment,
     write_balance,
+    write_comparison,
     write_run,
 )
 from selfaug.records import read_record, write_record
 from selfaug.report.balance_report import balance_verdict
 from selfaug.report.comparison_report import comparison_verdict
+from selfaug.report.demo_report import demo_report
 from selfaug.report.document import (
     Answers,
     Chart,
@@ -134,8 +138,34 @@ def test_a_run_shows_its_curves_thinned_and_its_cost(reports: dict[str, tuple[Pa
     names = dict(report.provenance)
     assert names["model"] == "a/model"
     assert names["rows"] == "rows.jsonl"
+    assert names["content of rows"] == f"SHA-256 {'9a' * 8}…"
+    assert names["seed"] == "42"
     assert names["weights"].startswith("adapter/adapter_model.safetensors: SHA-256 12121212")
     assert "torch 2.11.0" in names["trained on"]
+
+
+@pytest.mark.parametrize("kind", ["comparison", "balance", "assessment", "demo"])
+def test_hashes_seeds_and_versions_are_told_where_the_record_has_them(
+    kind: str, reports: dict[str, tuple[Path, Report]], tmp_path: Path
+) -> None:
+    if kind == "comparison":
+        report = report_on(write_comparison(tmp_path, {**comparison_record(), "made_of": MADE_OF}))
+    elif kind == "demo":
+        report = demo_report({**demo_record([]), "made_of": MADE_OF})
+    else:
+        report = reports[kind][1]
+    names = dict(report.provenance)
+    assert names["base weights"] == f"hash {'34' * 8}…"
+    assert names["tokeniser and chat template"] == f"hash {'78' * 8}…"
+    assert names["settings"] == f"SHA-256 {'de' * 8}…, whole in record.json"
+    assert names["data.train rows.jsonl"] == f"SHA-256 {'9a' * 8}…"
+    assert names["--dev folder"].endswith("; and 2 more, which record.json has")
+    assert names["--test owner/rows"] == "owner/rows, by name alone"
+    machine = names["probe trained on" if kind == "assessment" else "machine"]
+    assert re.search(r"Python 3\.\d+\.\d+; .*torch 2", machine)
+    assert any(name.startswith("seed") for name in names)
+    if kind in ("comparison", "demo"):  # earlier records have none
+        assert "base weights" not in dict(reports[kind][1].provenance)
 
 
 def test_versions_that_changed_before_the_end_are_told(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ __all__ = [
     "SkipBadRows",
     "Template",
     "app",
+    "asking_flags",
     "debugging",
     "going_on",
     "level_name",
@@ -244,6 +245,22 @@ def load_settings(
     return load_config(config, flags, sets or [], command=f"selfaug {command}")
 
 
+def asking_flags(ctx: typer.Context, scorer: str, level: str, max_new_tokens: int) -> dict[str, object]:
+    """What is asked, by flag, as far as it is given on the command line: else the settings of `evaluation` count.
+
+    Args:
+        ctx: of the command.
+        scorer, level, max_new_tokens: values of its options of these names.
+
+    Raises:
+        ConfigError: if there is no such level.
+    """
+    values = {"scorer": scorer, "level": level_name(level), "max_new_tokens": max_new_tokens}
+    sources = {name: ctx.get_parameter_source(name) for name in values}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    return {f"--{name.replace('_', '-')}": values[name] for name in given}
+
+
 def going_on(overwritten: Path | None = None) -> KeyboardInterrupt:
     """What Ctrl-C says of a command that goes on where it was cut off.
 
@@ -284,12 +301,12 @@ when torch is loaded.
 """
 
 
-def _may_ask_for_more(settings: TrainConfig, scorers: Sequence[str]) -> bool:
+def _may_ask_for_more(settings: TrainConfig) -> bool:
     """Whether code that isn't ours runs, which may load what the settings don't name: the user's, a tracker's."""
     from selfaug.eval.own_suites import names_function
 
     evaluation = settings.evaluation
-    scorers = [*scorers, settings.train.best_scorer, evaluation.scorer, *evaluation.also_score]
+    scorers = [settings.train.best_scorer, evaluation.scorer, *evaluation.also_score]
     own = any(names_function(name) for name in (*evaluation.suites, *scorers))
     return own or settings.model.trust_remote_code or bool(settings.train.report_to)
 
@@ -300,7 +317,6 @@ def quiet_libraries(
     debug: bool,
     offline: bool = False,
     rows: Sequence[str] = (),
-    scorers: Sequence[str] = (),
 ) -> None:
     """Set the libraries up before they are imported: no telemetry, no network unasked, no chatter.
 
@@ -309,7 +325,6 @@ def quiet_libraries(
         debug: leave the libraries' logs as they are.
         offline: refuse the network, where there are no settings to tell.
         rows: sources that are read beside those of the settings.
-        scorers: that are used beside those of the settings.
     """
     environment = os.environ
     if "OMP_WAIT_POLICY" not in environment:
@@ -321,7 +336,7 @@ def quiet_libraries(
         data = settings.data
         names = [settings.model.name, *data.train, *data.eval, *settings.evaluation.data, *rows]
         names += [source for source in data.replay if source != "embedded"]
-        all_here = all(Path(name).exists() for name in names) and not _may_ask_for_more(settings, scorers)
+        all_here = all(Path(name).exists() for name in names) and not _may_ask_for_more(settings)
         offline = settings.run.offline or all_here
     if offline:
         environment["HF_HUB_OFFLINE"] = environment["HF_DATASETS_OFFLINE"] = "1"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -27,9 +27,9 @@ from selfaug.cli.app import (
     Sets,
     Template,
     app,
+    asking_flags,
     debugging,
     going_on,
-    level_name,
     load_settings,
     quiet_libraries,
 )
@@ -123,11 +123,13 @@ def compare(
         "--steps": steps,
         "--max-length": max_length,
         "--template": template,
+        "--overwrite": overwrite or None,
         "--offline": offline or None,
+        **asking_flags(ctx, scorer, level, max_new_tokens),
     }
     settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
     dev, test = dev or [*preset.dev], test or [*preset.test]
-    quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test], scorers=[scorer])
+    quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test])
     from selfaug.cli.comparison_view import show_comparison
     from selfaug.cli.pages import show_page, write_page
     from selfaug.phases.bench import BenchSettings
@@ -136,17 +138,19 @@ def compare(
     from selfaug.phases.methods import METHODS
 
     asked = BenchSettings(
-        dev=dev, test=test, scorer=_scorer(ctx, scorer, preset),
-        level=level_name(level), suites=suite or (), general_items=general_items, task_items=task_items,
-        max_new_tokens=max_new_tokens,
+        dev=dev, test=test, scorer=settings.evaluation.scorer, level=settings.evaluation.level, suites=suite or (),
+        general_items=general_items, task_items=task_items,
+        max_new_tokens=_max_new_tokens(settings, max_new_tokens),
     )  # fmt: skip
     compared = CompareSettings(
         methods=method or tuple(METHODS),
-        seeds=seed or (0, 1),
+        seeds=_seeds(seed, settings, preset),
         leak_pattern=leak_pattern or preset.leak_pattern,
     )
-    with _going_on_later(settings, overwrite), RunProgress() as progress:
-        record = run_comparison(settings, asked, compared, overwrite=overwrite, on_progress=progress.show)
+    with _going_on_later(settings), RunProgress() as progress:
+        record = run_comparison(
+            settings, asked, compared, overwrite=settings.run.overwrite, on_progress=progress.show
+        )
     page = write_page(settings.run.output)
     if as_json:
         print_json(record)
@@ -220,11 +224,13 @@ def balance(
         "--steps": steps,
         "--max-length": max_length,
         "--template": template,
+        "--overwrite": overwrite or None,
         "--offline": offline or None,
+        **asking_flags(ctx, scorer, level, max_new_tokens),
     }
     settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
     dev, test = dev or [*preset.dev], test or [*preset.test]
-    quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test], scorers=[scorer])
+    quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test])
     from selfaug.cli.balance_view import show_balance
     from selfaug.cli.pages import show_page, write_page
     from selfaug.phases.balance import BalanceSettings
@@ -232,9 +238,9 @@ def balance(
     from selfaug.phases.bench import BenchSettings
 
     asked = BenchSettings(
-        dev=dev, test=test, scorer=_scorer(ctx, scorer, preset),
-        level=level_name(level), suites=suite or (), general_items=general_items, task_items=task_items,
-        max_new_tokens=max_new_tokens,
+        dev=dev, test=test, scorer=settings.evaluation.scorer, level=settings.evaluation.level, suites=suite or (),
+        general_items=general_items, task_items=task_items,
+        max_new_tokens=_max_new_tokens(settings, max_new_tokens),
     )  # fmt: skip
     searched = BalanceSettings(
         max_forgetting=max_forgetting,
@@ -243,8 +249,10 @@ def balance(
         scales=scale or BalanceSettings.scales,
         seed=seed,
     )
-    with _going_on_later(settings, overwrite), RunProgress() as progress:
-        record = run_balance(settings, asked, searched, overwrite=overwrite, on_progress=progress.show)
+    with _going_on_later(settings), RunProgress() as progress:
+        record = run_balance(
+            settings, asked, searched, overwrite=settings.run.overwrite, on_progress=progress.show
+        )
     page = write_page(settings.run.output)
     if as_json:
         print_json(record)
@@ -253,20 +261,38 @@ def balance(
         show_page(page)
 
 
-def _scorer(ctx: typer.Context, given: str, preset: _Preset) -> str:
-    """The scorer that the user named, be it the default one; else the preset's."""
-    source = ctx.get_parameter_source("scorer")
-    return given if source is not None and source.name == "COMMANDLINE" else preset.scorer
+def _max_new_tokens(settings: TrainConfig, usual: int) -> int:
+    """Of the setting, where it is given, by the flag or otherwise; these commands have another default than it."""
+    evaluation = settings.evaluation
+    return evaluation.max_new_tokens if "max_new_tokens" in evaluation.model_fields_set else usual
+
+
+def _seeds(given: list[int] | None, settings: TrainConfig, preset: _Preset) -> tuple[int, ...]:
+    """Seeds of the trainings.
+
+    Raises:
+        ConfigError: if the settings have another one: it would stand in the record, and none was trained with it.
+    """
+    seeds = tuple(given or (0, 1))
+    own = settings.train.seed
+    if own not in (*seeds, preset.seed):
+        from selfaug.errors import ConfigError
+
+        raise ConfigError(
+            f"train.seed is {own}, and the methods are compared with the seeds {', '.join(map(str, seeds))}.",
+            hint=f"give seeds with --seed, which may be repeated: --seed {own}; or leave train.seed out.",
+        )
+    return seeds
 
 
 @dataclass(frozen=True)
 class _Preset:
-    """What `--demo` brings; empty without it."""
+    """What `--demo` brings, beside settings; empty without it. `seed` is that of a training that sets none."""
 
     dev: Sequence[str] = ()
     test: Sequence[str] = ()
-    scorer: str = "exact"
     leak_pattern: str | None = None
+    seed: int = 42
 
 
 def _training(
@@ -289,13 +315,14 @@ def _training(
     if not output.name:  # "." has none
         output = output.absolute()
     preset = comparison_of_demo(output.with_name(f"{output.name}-data"))
+    own = {**preset.flags, "--scorer": preset.scorer}
     given = {name: value for name, value in flags.items() if value is not None}
-    settings = load_settings(None, {**preset.flags, **given}, [*preset.sets, *(sets or [])])
-    return settings, _Preset(preset.dev, preset.test, preset.scorer, preset.leak_pattern)
+    settings = load_settings(None, {**own, **given}, [*preset.sets, *(sets or [])])
+    return settings, _Preset(preset.dev, preset.test, preset.leak_pattern, cast("int", own["--seed"]))
 
 
 @contextmanager
-def _going_on_later(settings: TrainConfig, overwrite: bool) -> Iterator[None]:
+def _going_on_later(settings: TrainConfig) -> Iterator[None]:
     """Ctrl-C says how to go on; so does SIGTERM, which would leave the training of the moment without its parent."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -308,7 +335,8 @@ def _going_on_later(settings: TrainConfig, overwrite: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupted:
-        raise going_on(Path(settings.run.output) / "record.json" if overwrite else None) from interrupted
+        record = Path(settings.run.output) / "record.json"
+        raise going_on(record if settings.run.overwrite else None) from interrupted
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)

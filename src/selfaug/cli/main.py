@@ -149,6 +149,8 @@ def train(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --output.")] = False,
     offline: Offline = False,
+    # For runs that are one of many: their pages would take longer than some of the trainings.
+    no_page: Annotated[bool, typer.Option("--no-page", hidden=True, help="Write no report.html.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -202,17 +204,14 @@ def train(
     if dry_run:
         _show_estimate(settings, as_json)
         return
+    from selfaug.cli.pages import write_page
     from selfaug.phases.train import train as run_training
 
     with RunProgress() as progress:
         result = run_training(settings, resume=resume, on_progress=progress.show)
     if not result.record:  # a process that is not the first
         return
-    if result.evaluation is not None:
-        from selfaug.cli.evaluation_view import show_evaluation
-        from selfaug.cli.pages import write_page
-
-        page = write_page(result.run)
+    page = None if no_page else write_page(result.run)
     if as_json:
         evaluated = {} if result.evaluation is None else {"evaluated": result.evaluation}
         print_json({"run": str(result.run), **result.record, **evaluated})
@@ -237,9 +236,11 @@ def train(
             f"{'drift':<15} {drift} (measuring took {100 * monitor['share_of_time']:.0f} % of the time)"
         )
     if result.evaluation is not None:
+        from selfaug.cli.evaluation_view import show_evaluation
+
         show_evaluation(result.evaluation)
-        if page is not None:
-            typer.echo(f"page: {page}")
+    if page is not None:
+        typer.echo(f"page: {page}")
     chat_with = shlex.join(["selfaug", "chat", str(result.run)])
     merge = shlex.join(["selfaug", "export", str(result.run), "--to", f"models/{result.run.name}"])
     say(f"\nnext: {chat_with}\n  or: {merge}")

@@ -26,6 +26,7 @@ from selfaug.cli.app import (
     SkipBadRows,
     Template,
     app,
+    asking_flags,
     debugging,
     going_on,
     level_name,
@@ -96,9 +97,10 @@ def assess(
         "--device": device,
         "--overwrite": overwrite or None,
         "--offline": offline or None,
+        **asking_flags(ctx, scorer, level, max_new_tokens),
     }
     settings = load_settings(config, flags, sets, command="assess")
-    quiet_libraries(settings, debug=debugging(ctx), scorers=[scorer])
+    quiet_libraries(settings, debug=debugging(ctx))
     from selfaug.cli.assessment_view import show_assessment
     from selfaug.cli.pages import write_page
     from selfaug.phases.assess import assess as run_assessment
@@ -109,11 +111,11 @@ def assess(
             record = run_assessment(
                 settings,
                 AskSettings(
-                    scorer=scorer,
-                    level=level_name(level),
+                    scorer=settings.evaluation.scorer,
+                    level=settings.evaluation.level,
                     general_items=general_items,
                     task_items=task_items,
-                    max_new_tokens=max_new_tokens,
+                    max_new_tokens=settings.evaluation.max_new_tokens,
                 ),
                 probe_steps=probe_steps,
                 on_progress=progress.show,

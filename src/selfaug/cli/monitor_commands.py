@@ -58,8 +58,11 @@ def monitor(
         ),
     ] = None,
     prompts: Annotated[
-        int, typer.Option("--prompts", metavar="NUMBER", min=20, help="With --reference: how many.")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            "--prompts", metavar="NUMBER", min=20, help="With --reference: how many; 1,000 unless given."
+        ),
+    ] = None,
     rules: Annotated[
         str | None,
         typer.Option(
@@ -117,6 +120,7 @@ def monitor(
         f"{name} has a meaning with {other} only"
         for name, given, other, there in (
             ("--data", bool(data), "--reference", reference),
+            ("--prompts", prompts is not None, "--reference", reference),
             ("--older-than", older_than > 0, "--purge", purge),
             ("--overwrite", overwrite, "--reference or --rules", reference or rules is not None),
         )
@@ -186,7 +190,7 @@ def _acknowledge(run: str, signal: str, as_json: bool) -> None:
 
 
 def _measure_reference(
-    run: str, data: list[str], prompts: int, device: str, offline: bool, overwrite: bool, as_json: bool
+    run: str, data: list[str], prompts: int | None, device: str, offline: bool, overwrite: bool, as_json: bool
 ) -> None:
     say_code_of_run(run)
     from selfaug.phases.monitor import record_reference_window

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -23,24 +24,25 @@ def write_page(folder: str | os.PathLike[str]) -> Path | None:
         folder: with the record of a run, an assessment, a comparison, a balance or a demo.
 
     Returns:
-        Where it is; None without the package `selfaug.report`, or where it can't be written.
+        Where it is; None without the package `selfaug.report`, or where it can't be made: that is told, and fails
+        nothing, because results that took hours are there and shown, and `selfaug report` makes the page later.
     """
-    try:
-        from selfaug.report.open_report import page_of
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("selfaug.report"):
-            raise
-        say("note: this installation makes no pages; the record is there.")
-        return None
     page = Path(folder) / PAGE
     try:
+        from selfaug.report.open_report import page_of
+
         write_text(page, page_of(folder))
-    except (
-        SelfAugError
-    ) as error:  # the results are there and are shown: a page is made again by `selfaug report`
+    except SelfAugError as error:
         say(f"note: the page could not be written: {error}")
-        return None
-    return page
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("selfaug.report"):
+            say("note: this installation makes no pages; the record is there.")
+        else:
+            again = shlex.join(["selfaug", "report", str(folder)])
+            say(f"note: the page could not be made ({type(error).__name__}: {error}); to try again: {again}")
+    else:
+        return page
+    return None
 
 
 def show_page(page: Path | None) -> None:

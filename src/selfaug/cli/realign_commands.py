@@ -129,6 +129,7 @@ def realign(
     The reference stays the original base model. The old validation rows stay what the old task is judged by.
     """
     quiet_libraries(offline=offline, debug=debugging(ctx))
+    from selfaug.cli.pages import show_page, write_page
     from selfaug.phases.realign import RealignSettings
     from selfaug.phases.realign import realign as run_realign
 
@@ -151,9 +152,9 @@ def realign(
         registry=registry,
     )
     changed = [
-        *(sets or []),
         *([f"train.steps={steps}"] if steps else []),
         *(["run.offline=true"] if offline else []),
+        *(sets or []),  # the later ones win
     ]
     say_code_of_run(run)
     try:
@@ -162,10 +163,14 @@ def realign(
     except KeyboardInterrupt as interrupt:
         # Training says how to go on with one run; that would be neither compared nor judged.
         raise going_on() from interrupt
+    # Shown first: a page that can't be written hides nothing.
     if as_json:
         print_json(found.record)
     else:
         _show(found, registry)
+    page = write_page(found.run)
+    if not as_json:
+        show_page(page)
     if found.outcome != "pass":
         raise typer.Exit(GATE_FAILED)
 

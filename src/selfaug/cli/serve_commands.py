@@ -266,10 +266,20 @@ def serve(
             "--upstream-no-base says that the other server has no base model.",
             hint="it needs --upstream, and no --upstream-base.",
         )
+    if upstream is None and (upstream_base is not None or upstream_tuned is not None):
+        raise ConfigError(
+            "--upstream-base and --upstream-tuned are what another server calls the models.",
+            hint="they need --upstream; models that answer here have names of their own.",
+        )
     if score_drift and (upstream is None or no_monitor):
         raise ConfigError(
             "--score-drift measures drift behind --upstream, for the monitor.",
             hint="it needs --upstream, and no --no-monitor; models that answer here need no flag for it.",
+        )
+    if no_monitor and (keep_texts or webhook is not None):
+        raise ConfigError(
+            "--keep-texts and --webhook are for the monitor: with --no-monitor no text is kept, and nobody is told.",
+            hint="leave out --no-monitor, or these.",
         )
     quiet_libraries(offline=offline, debug=debugging(ctx))
     _require_packages()

@@ -14,7 +14,7 @@ import numpy as np
 from selfaug.core.printable import counted
 from selfaug.data.encoded_rows import EncodedRow, EncodedRows, EncodeReport
 from selfaug.data.row import OWN_TEMPLATE_ARGUMENTS, Row
-from selfaug.data.sources import Problem, problems_error, short_text
+from selfaug.data.sources import SKIP_FLAGS, Problem, problems_error, short_text
 from selfaug.data.special_tokens import without_special_tokens
 from selfaug.data.template_checks import (
     REASONING,
@@ -70,7 +70,7 @@ _ARGUMENTS_HINT = (
     "OpenAI's form has the `function.arguments` of a call as JSON in a text, and this chat template would write quotes "
     "and backslashes around it: make objects of them (json.loads)."
 )
-_SKIP_HINT = "On the command line, --skip-bad-rows leaves these rows out."
+_SKIP_HINT = f"On the command line, leave these rows out with {SKIP_FLAGS}."
 _HINTS = (
     _TEMPLATE_HINT, _THOUGHTS_HINT, _SPACE_HINT, _EARLIER_HINT, _LEFT_OUT_HINT, _ARGUMENTS_HINT, _LENGTH_HINT
 )  # fmt: skip

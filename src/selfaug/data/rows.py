@@ -10,7 +10,7 @@ from pathlib import Path
 
 from selfaug.data.row import Row
 from selfaug.data.row_fields import FORMS, InvalidRowError, read_row
-from selfaug.data.sources import Problem, RawRow, problems_error, read_rows
+from selfaug.data.sources import SKIP_FLAGS, Problem, RawRow, problems_error, read_rows
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import DataError
 
@@ -125,5 +125,5 @@ def _hint(problems: Sequence[Problem], fields_are_wrong: bool, some_are_valid: b
         hints.append(f"a row has the fields {forms}.")
     # That a whole file is left out is not what anybody means by it.
     rows_alone = not any(one.whole for one in problems)
-    skip = "; or leave the bad rows out with --skip-bad-rows" if some_are_valid and rows_alone else ""
+    skip = f"; or leave the bad ones out with {SKIP_FLAGS}" if some_are_valid and rows_alone else ""
     return " ".join([*hints, f"Correct the {'rows' if rows_alone else 'files'}{skip}."])

@@ -18,6 +18,7 @@ from selfaug.errors import DataError
 
 __all__ = [
     "NOT_UTF8",
+    "SKIP_FLAGS",
     "Problem",
     "RawRow",
     "content_keys",
@@ -40,6 +41,8 @@ _SEPARATOR = re.compile(r'"?sep=([^\r\n"])(?="?\r?(?:\n|$))', re.IGNORECASE)
 """The first line of a CSV file that says what separates its cells, for spreadsheets."""
 _UNDECODED = re.compile("[\udc80-\udcff]")
 """What `errors="surrogateescape"` makes of bytes that aren't UTF-8."""
+SKIP_FLAGS = "--skip-bad-rows or --set data.skip_bad_rows=true, where the command has one of them"
+"""How commands that train leave bad rows out; those that measure a run have neither."""
 NOT_UTF8 = "not valid UTF-8"
 """What the reason of such a `Problem` begins with."""
 

@@ -310,7 +310,12 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         ModelError: if the adapter is damaged, not there, or of another model.
     """
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable).eval()
+        # Without a device, PEFT reads the adapter onto a GPU if there is one, wherever the model is.
+        return PeftModel.from_pretrained(
+            model, str(folder), is_trainable=trainable, torch_device=str(model.device)
+        ).eval()
+    except torch.OutOfMemoryError:
+        raise
     except _NO_ADAPTER as error:
         raise _adapter_not_loadable(folder, error) from error
 
@@ -324,6 +329,8 @@ def add_adapter(model: PeftModel, folder: Path, name: str) -> None:
     try:
         model.load_adapter(str(folder), name, torch_device=str(model.device))
         model.eval()
+    except torch.OutOfMemoryError:
+        raise
     except _NO_ADAPTER as error:
         if name in model.peft_config:
             model.delete_adapter(name)

@@ -59,6 +59,21 @@ def _ignores_right_padding(model: nn.Module) -> bool:
         masked_BTH, _ = hidden_states(model, {"input_ids": ids, "attention_mask": mask})
         bare_BTH, _ = hidden_states(model, {"input_ids": ids})
     masked_TH, bare_TH = (one[1, :-_PADDED].float() for one in (masked_BTH, bare_BTH))
+    if _has_no_kernel_for_groups(inner.config, rounding_dtype(bare_BTH, model), device):
+        return False
     # The median, since rounding may send single tokens to another expert.
     difference: float = ((masked_TH - bare_TH).norm(dim=-1) / masked_TH.norm(dim=-1)).median().item()
     return difference <= max(4 * torch.finfo(rounding_dtype(bare_BTH, model)).eps, 1e-3)
+
+
+def _has_no_kernel_for_groups(config: Any, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether keys that several heads share are attended to without a mask by torch's plainest kernel alone.
+
+    Of a GPU's others, those that take such keys as they are need 16 bits and compute capability 8. The plainest keeps
+    each head's square for the backward pass; with a mask, keys are repeated, which the memory-efficient one takes.
+    """
+    config = config.get_text_config()
+    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    if device.type != "cuda" or groups == config.num_attention_heads:
+        return False
+    return dtype == torch.float32 or torch.cuda.get_device_capability(device) < (8, 0)

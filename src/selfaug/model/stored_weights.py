@@ -15,7 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from selfaug.errors import ModelError
 from selfaug.model.loading import resolve_name
 
-__all__ = ["stored_tokenizer_hash", "stored_weights_hash"]
+__all__ = ["stored_file", "stored_tokenizer_hash", "stored_weights_hash"]
 
 _CHUNKS = 8
 _CHUNK_BYTES = 4096
@@ -78,7 +78,7 @@ def stored_tokenizer_hash(model: str | os.PathLike[str]) -> str | None:
     name = resolve_name(model)
     parts = {"chat template": _chat_template(name), "tokenizer.json": _tokenizer_json(name)}
     if parts["tokenizer.json"] is None:
-        files = ((file, _file(name, file)) for file in _VOCABULARIES)
+        files = ((file, stored_file(name, file)) for file in _VOCABULARIES)
         parts |= {file: found.read_bytes() for file, found in files if found is not None}
     digest = xxhash.xxh3_128()
     found = {part: content for part, content in parts.items() if content is not None}
@@ -90,16 +90,16 @@ def stored_tokenizer_hash(model: str | os.PathLike[str]) -> str | None:
 
 def _chat_template(name: str) -> bytes | None:
     """A file of its own goes before what the tokeniser's settings say, as in transformers."""
-    own = _file(name, "chat_template.jinja")
+    own = stored_file(name, "chat_template.jinja")
     if own is not None:
         return own.read_bytes()
-    settings = _file(name, "tokenizer_config.json")
+    settings = stored_file(name, "tokenizer_config.json")
     template = None if settings is None else _json(settings).get("chat_template")
     return None if template is None else json.dumps(template, sort_keys=True).encode()
 
 
 def _tokenizer_json(name: str) -> bytes | None:
-    file = _file(name, "tokenizer.json")
+    file = stored_file(name, "tokenizer.json")
     if file is None:
         return None
     content = {key: value for key, value in _json(file).items() if key not in _NOT_ITS_OWN}
@@ -122,18 +122,23 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _weight_files(name: str) -> Iterable[Path]:
     """The safetensors that transformers loads: one, or those of an index."""
-    whole = _file(name, "model.safetensors")
+    whole = stored_file(name, "model.safetensors")
     if whole is not None:
         return [whole]
-    index = _file(name, "model.safetensors.index.json")
+    index = stored_file(name, "model.safetensors.index.json")
     if index is None:
         return []
     parts = sorted(set(_json(index)["weight_map"].values()))
     return [index.parent / part for part in parts]
 
 
-def _file(name: str, file: str) -> Path | None:
-    """A file of a model's folder, or of the hub's cache."""
+def stored_file(name: str, file: str) -> Path | None:
+    """A file of a model's folder, or of the hub's cache; None if it isn't there.
+
+    Args:
+        name: folder or hub id.
+        file: its name.
+    """
     if Path(name).is_dir():
         return Path(name) / file if (Path(name) / file).is_file() else None
     try:

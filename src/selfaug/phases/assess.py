@@ -20,7 +20,7 @@ from selfaug.core.positions import IGNORED
 from selfaug.core.statistics import ASSUMED_CORRELATION, cluster_correlation, expected_design_effect
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.memory import release_memory
-from selfaug.phases.bench import content_of_base, contents_of
+from selfaug.phases.bench import content_of_base, contents_of, said_of_evaluation
 from selfaug.phases.data_checks import asked_rows, check_data, similar_questions
 from selfaug.phases.evaluate import evaluate, require_chat_template
 from selfaug.phases.inputs import (
@@ -30,6 +30,7 @@ from selfaug.phases.inputs import (
     load_training_data,
     resolve_device,
 )
+from selfaug.phases.made_of import made_of
 from selfaug.phases.own_process import require_no_launcher
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import AskSettings, select_items, spread_over_sources, task_prompts
@@ -83,6 +84,8 @@ def assess(
     settings = {"config": training_settings(config), "probe_steps": probe_steps, **asdict(ask)}
     if (other := _other_method(config)) is not None:
         on_progress(Progress("warning", message=f"lora.method is {config.lora.method}: {other}"))
+    if (left_out := said_of_evaluation(config, "rows of data.eval are asked")) is not None:
+        on_progress(Progress("warning", message=left_out))
     on_progress(Progress("data"))
     # What is replayed is none of the job's rows, and the probe is trained without it.
     data = load_training_data(_without_replay(config))
@@ -148,6 +151,7 @@ def _assessed(
     to_be_asked = select_items("test", evaluation["level"]["level"], None)
     record = {
         "settings": settings,
+        "made_of": made_of(trained.record, work.sources(), settings),
         "data": data.report,
         "findings": [asdict(finding) for finding in findings],
         "surprise": surprise,
@@ -170,6 +174,7 @@ def _assessed(
         ),
         "budget_items": len(to_be_asked),
         "trained_on": evaluation["trained_on"],
+        "environment": trained.record["environment"],
         "verdict": verdict(evaluation["suites"], trained.record["steps"], _other_method(config)),
         "seconds": work.seconds,
     }

@@ -45,9 +45,11 @@ from selfaug.phases.bench import (
     contents_of_sources,
     day_of,
     open_bench,
+    said_of_evaluation,
     said_of_left_out,
 )
 from selfaug.phases.inputs import compute_dtype, trained_rows
+from selfaug.phases.made_of import made_of
 from selfaug.phases.own_process import require_no_launcher
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import compare_answers
@@ -102,8 +104,9 @@ def balance(
         "CUDA_VISIBLE_DEVICES=0, 1 and so on; they share the search.",
     )
     _check(config, evaluation, settings)
-    if (left_out := said_of_left_out(config)) is not None:
-        on_progress(Progress("warning", message=left_out))
+    asked_here = "--dev, --test and --suite say what is asked"
+    for told in filter(None, (said_of_left_out(config), said_of_evaluation(config, asked_here))):
+        on_progress(Progress("warning", message=told))
     folder = Path(config.run.output)
     contents = {*_CONTENTS, *(run.name for run in later_runs(folder / BEST))}
     work = WorkFolder(folder, "balance", contents, last=["record.json"])
@@ -146,7 +149,7 @@ def balance(
             for part in ("locks", "trials"):
                 (folder / part).mkdir(exist_ok=True)
             alive.enter_context(FileLock(worker_lock_file(folder, worker)))
-        record = _balanced(bench, config, settings, worker, lambda: work.seconds)
+        record = _balanced(bench, config, settings, worker, work)
         if (failed := _failed_in_words(folder)) is not None:
             on_progress(Progress("warning", message=f"{failed}."))
         return record
@@ -260,7 +263,7 @@ def _balanced(
     config: TrainConfig,
     settings: BalanceSettings,
     worker: str,
-    seconds: Callable[[], float],
+    work: WorkFolder,
 ) -> dict[str, Any]:
     folder, evaluation = bench.folder, bench.settings
     search = Search(bench, settings, _with_cache(bench, config, settings), worker)
@@ -285,8 +288,11 @@ def _balanced(
         front = pareto_front([(point.general, point.task) for point in points])
         bend = knee([(points[i].general, points[i].task) for i in front])
         best = _write_best(bench, search, chosen)
+        trained = read_record(search.run_of(chosen.run).record, "train")
+        asked = {"config": config.model_dump(mode="json"), **asdict(evaluation), **asdict(settings)}
         data = {
-            "settings": {"config": config.model_dump(mode="json"), **asdict(evaluation), **asdict(settings)},
+            "settings": asked,
+            "made_of": made_of(trained, work.sources(), asked),
             "level": bench.level,
             "test_prompts_seen": bench.seen,
             "trials": trials,
@@ -299,8 +305,9 @@ def _balanced(
             "best": best,
             "base": {"dev": bench.mean_scores(bench.kept("base", "dev"), "dev")},
             **_confirmed(bench, search, chosen, settings.max_forgetting),
+            "environment": trained["environment"],
             "device": str(bench.device),
-            "seconds": seconds(),
+            "seconds": work.seconds,
         }
         write_record(folder / "record.json", RECORD_KIND, data)
     return read_record(folder / "record.json", RECORD_KIND)

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from selfaug.config import TrainConfig
+from selfaug.config import EvaluationSettings, TrainConfig
 from selfaug.data.encoded_rows import token_digest
 from selfaug.data.sources import describe_sources
 from selfaug.errors import ConfigError, DivergedError
@@ -66,6 +66,7 @@ __all__ = [
     "contents_of_sources",
     "day_of",
     "open_bench",
+    "said_of_evaluation",
     "said_of_left_out",
     "scores_of",
     "to_the_last_step",
@@ -431,10 +432,25 @@ def said_of_left_out(config: TrainConfig) -> str | None:
         "selfaug.stop_at_drift": config.selfaug.stop_at_drift is not None,
         "train.best_of_rows": config.train.best_of_rows > 0,
     }
-    names = [name for name, is_set in given.items() if is_set]
+    return _left_out([name for name, is_set in given.items() if is_set], "every run goes to its last step")
+
+
+def said_of_evaluation(config: TrainConfig, asked: str) -> str | None:
+    """Which settings of `evaluation` ask nothing here; None if none of them is set.
+
+    Args:
+        config: the settings.
+        asked: what is asked instead, as a sentence.
+    """
+    usual, names = EvaluationSettings(), ("at_end", "data", "also_score", "suites")
+    changed = [name for name in names if getattr(config.evaluation, name) != getattr(usual, name)]
+    return _left_out([f"evaluation.{name}" for name in changed], asked)
+
+
+def _left_out(names: Sequence[str], why: str) -> str | None:
     if not names:
         return None
-    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} left out: every run goes to its last step."
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} left out: {why}."
 
 
 def contents_of_sources(config: TrainConfig, settings: BenchSettings) -> dict[str, Any]:

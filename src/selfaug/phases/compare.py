@@ -37,9 +37,11 @@ from selfaug.phases.bench import (
     contents_of_sources,
     day_of,
     open_bench,
+    said_of_evaluation,
     said_of_left_out,
     scores_of,
 )
+from selfaug.phases.made_of import made_of
 from selfaug.phases.method_bench import MethodBench, Variant, problems_of
 from selfaug.phases.methods import METHODS, Method
 from selfaug.phases.own_process import require_no_launcher
@@ -110,8 +112,9 @@ def compare(
     asked = _checked(config, evaluation, settings)
     if config.selfaug.drift_limit is not None:
         on_progress(Progress("warning", message=_NO_DRIFT_LIMIT))
-    if (left_out := said_of_left_out(config)) is not None:
-        on_progress(Progress("warning", message=left_out))
+    asked_here = "--dev, --test and --suite say what is asked"
+    for told in filter(None, (said_of_left_out(config), said_of_evaluation(config, asked_here))):
+        on_progress(Progress("warning", message=told))
     with work.alone():
         return _compared_in(work, config, evaluation, settings, asked, overwrite, on_progress)
 
@@ -152,7 +155,7 @@ def _compared_in(
             on_progress,
             date.fromisoformat(day),
         )
-        return _compared(evaluated, config, settings, seeds_of, first_seed, lambda: work.seconds)
+        return _compared(evaluated, config, settings, seeds_of, first_seed, work)
 
 
 def _compared(
@@ -161,7 +164,7 @@ def _compared(
     settings: CompareSettings,
     seeds_of: Mapping[str, list[int]],
     first_seed: int,
-    seconds: Callable[[], float],
+    work: WorkFolder,
 ) -> dict[str, Any]:
     folder, evaluation = evaluated.folder, evaluated.settings
     methods = [METHODS[name] for name in seeds_of]
@@ -187,14 +190,17 @@ def _compared(
         settings.leak_pattern,
     )
     runs = _runs(bench, trials, table.variants)
+    trained = bench.training_record(table.variants["plain"][0])
+    asked = {
+        "config": config.model_dump(mode="json"),
+        **asdict(evaluation),
+        **asdict(settings),
+        "methods": list(seeds_of),
+        "seeds": _in_order(seed for seeds in seeds_of.values() for seed in seeds),
+    }
     data = {
-        "settings": {
-            "config": config.model_dump(mode="json"),
-            **asdict(evaluation),
-            **asdict(settings),
-            "methods": list(seeds_of),
-            "seeds": _in_order(seed for seeds in seeds_of.values() for seed in seeds),
-        },
+        "settings": asked,
+        "made_of": made_of(trained, work.sources(), asked),
         "level": evaluated.level,
         "items": {name: len(suite.ids) for name, suite in table.suites.items()},
         "clusters": {
@@ -228,10 +234,10 @@ def _compared(
         "runs": runs,
         "forecast": _forecast(runs),
         "fast_subset": _fast_subset(evaluated, runs),
-        "environment": bench.training_record(table.variants["plain"][0])["environment"],
+        "environment": trained["environment"],
         "device": str(evaluated.device),
         "threads": torch.get_num_threads(),
-        "seconds": seconds(),
+        "seconds": work.seconds,
     }
     write_record(folder / "record.json", RECORD_KIND, data)
     return read_record(folder / "record.json", RECORD_KIND)

@@ -26,6 +26,7 @@ from selfaug.data.market_reports import market_report_rows, market_report_templa
 from selfaug.eval.general_suite import Half
 from selfaug.eval.house_style import LEAK_PATTERN
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
+from selfaug.phases.bench import contents_of
 from selfaug.phases.demo_evaluation import (
     DriftMeter,
     OnProgress,
@@ -36,6 +37,7 @@ from selfaug.phases.demo_evaluation import (
     task_scores,
     tuned_model,
 )
+from selfaug.phases.made_of import made_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
 from selfaug.phases.work_folder import WorkFolder
@@ -175,12 +177,12 @@ def _demo(
     for name, label in METHODS.items():
         drift = meter.drift(models[name], report(label))
         curves[name] = meter.curve(output / name, drift, report(label))
-        trained = read_record(output / name / "record.json", "train")
+        of_run = read_record(output / name / "record.json", "train")
         results[name] = {
             "label": label,
             **model_result(asked, answers[name], answers["base"], drift),
-            "train_seconds": trained["seconds"],
-            "anchor_seconds": trained["anchor_seconds"],
+            "train_seconds": of_run["seconds"],
+            "anchor_seconds": of_run["anchor_seconds"],
         }
     results["selfaug"]["exact_against_plain"] = paired_difference(
         *(
@@ -192,8 +194,12 @@ def _demo(
 
     changed = results["selfaug"]["difference"]
     seen = detectable_difference(changed.items, discordance=changed.discordance, cancelled=changed.cancelled)
+    trained = read_record(output / "plain" / "record.json", "train")
+    config = train_config(output, "plain", settings)
+    sources = contents_of({"data.train": config.data.train, "data.template": [str(config.data.template)]})
     data = {
         "settings": asdict(settings),
+        "made_of": made_of(trained, sources, asdict(settings)),
         "quick": quick,
         "model": DEMO_MODEL,
         "task_prompt_tokens": int(statistics.median(len(prompt) for prompt in asked.task.prompts)),
@@ -207,8 +213,8 @@ def _demo(
         },
         "side_by_side": side_by_side(asked, answers),
         "curves": {name: {"drift": curves[name], "steps": _steps(output / name)} for name in METHODS},
-        "environment": read_record(output / "plain" / "record.json", "train")["environment"],
-        "dtype": read_record(output / "plain" / "record.json", "train")["model"]["dtype"],
+        "environment": trained["environment"],
+        "dtype": trained["model"]["dtype"],
         "threads": torch.get_num_threads(),
         "seconds": seconds(),
         "cut_off": cut_off,

@@ -29,6 +29,7 @@ from selfaug.eval.scorers import Scorer, named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.stored_weights import stored_tokenizer_hash
 from selfaug.phases.both_models import DRIFT_SO_FAR, MODELS, BothModels, answers_file
+from selfaug.phases.canary import lacks_canary, write_missing_canary
 from selfaug.phases.chosen_on import is_chosen_on
 from selfaug.phases.drift_suites import OWN_ANSWERS
 from selfaug.phases.evaluation_settings import Questions, changed_settings, suites_of
@@ -120,6 +121,8 @@ def evaluate(
 ) -> Evaluation:
     """Ask base and tuned model the task's held-out rows and general requests; compare, and decide the gate.
 
+    The canary set of a complete run that has none is recorded, too.
+
     Args:
         run: folder of a run.
         ask: what both models are asked.
@@ -134,8 +137,8 @@ def evaluate(
         forecast: folder of a comparison of the same base model: what its runs forgot at this drift is shown beside.
         device: "auto", "cpu" or "cuda".
         offline: use only what is on this machine.
-        overwrite: evaluate anew where there is an evaluation. Without it, bounds, a forecast and other scorers are
-            added to one with the same settings, whose answers stay.
+        overwrite: evaluate anew where there is an evaluation. Without it, bounds, a forecast, other scorers and a
+            canary set are added to one with the same settings, whose answers stay.
         base_from: a run that was evaluated with the same settings; the base model's answers are taken from there.
         on_progress: called with what is being done.
 
@@ -190,6 +193,7 @@ def evaluate(
                     if others
                     else {}
                 ),
+                lambda: lacks_canary(folder) and _canary_added(folder, config, weights, device, on_progress),
                 tell,
             )
         _require_same(folder, work, settings)
@@ -207,6 +211,8 @@ def evaluate(
     known = None if base_from is None else _evaluated_alike(base_from, folder, config, settings, resolved)
     on_progress(Progress("model"))
     base, tuned = load_run_models(folder, config, weights, device=resolved)
+    if lacks_canary(folder):
+        write_missing_canary(folder, config, tuned, tokenizer, on_progress)
     if overwrite and replaced.entries():
         replaced.move()  # not before all of this has worked
     template = config.data.chat_template_kwargs
@@ -250,6 +256,16 @@ def evaluate(
         evaluation = _written(folder, record, gate, tell)
         (work / DRIFT_SO_FAR).unlink(missing_ok=True)
         return evaluation
+
+
+def _canary_added(
+    run: RunDir, config: TrainConfig, weights: Path, device: str, on_progress: Callable[[Progress], None]
+) -> bool:
+    """Whether the canary set of a run that lacks it is recorded, as of `write_missing_canary`."""
+    tokenizer = _tokenizer(run, config)
+    on_progress(Progress("model"))
+    _, tuned = load_run_models(run, config, weights, device=resolve_device(device))
+    return write_missing_canary(run, config, tuned, tokenizer, on_progress)
 
 
 def _tokenizer(run: RunDir, config: TrainConfig) -> PreTrainedTokenizerBase:
@@ -420,10 +436,13 @@ def _decided_anew(
     forecast: str | None,
     foretold: Forecast | None,
     also: Callable[[], dict[str, Any]],
+    canary: Callable[[], bool],
     tell: Callable[[str], None],
 ) -> Evaluation:
     """The evaluation that is there with other bounds, scorers or another forecast: answers and drift stay as they are,
     and so does, as `gates_before`, what was decided otherwise.
+
+    Where none of these is given, `canary` adds a canary set, if it can, and the evaluation stays as it is.
 
     Raises:
         StorageError: if there is nothing to decide anew, or the evaluation has other settings, or is of files that have
@@ -440,7 +459,7 @@ def _decided_anew(
         )
     scored = {} if changed else also()
     bounded = max_forgetting is not None or min_task_gain is not None
-    if changed or not (bounded or foretold is not None or scored):
+    if changed or not (bounded or foretold is not None or scored or canary()):
         other = f", with another {', '.join(changed)}" if changed else ""
         raise StorageError(
             f"{run.path} has an evaluation already{other}.",

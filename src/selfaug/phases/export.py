@@ -26,9 +26,11 @@ from selfaug.model.generate import end_tokens
 from selfaug.model.loading import load_adapter, load_model, load_model_config, window_of
 from selfaug.model.merging import merge
 from selfaug.phases.inputs import tokenizer_of
+from selfaug.phases.manifest import write_manifest
+from selfaug.phases.model_card import exported_card
 from selfaug.phases.run_files import load_run_config, require_named_base
-from selfaug.phases.run_models import require_same_base, trained_weights
-from selfaug.records import is_failed_write, make_readable, write_text
+from selfaug.phases.run_models import hashed_weights, require_same_base, trained_weights
+from selfaug.records import is_failed_write, make_readable, read_record, write_text
 from selfaug.rundir import RunDir
 
 __all__ = ["Exported", "export", "modelfile", "require_new_folder"]
@@ -161,6 +163,8 @@ def export(
             make_readable(file)
         tokenizer.save_pretrained(partial)
         _copy_processor(tokenizer.name_or_path, partial, offline=config.run.offline)
+        if step is None:  # both are of what training has ended with
+            _describe(partial, folder, config, weights, model.dtype)
         commands = [_vllm_command(target, arguments)]
         if ollama:
             text, doubts = modelfile(tokenizer, model, arguments, trained_length=config.data.max_length)
@@ -197,6 +201,15 @@ def export(
         if place is not None:
             shutil.rmtree(place, ignore_errors=True)
     return Exported(target, size, step, commands, warnings)
+
+
+def _describe(target: Path, run: RunDir, config: TrainConfig, weights: Path, dtype: torch.dtype) -> None:
+    """Write the model card and the manifest of what was made of a complete run's weights."""
+    record = read_record(run.record, "train")
+    exported = {"dtype": str(dtype).removeprefix("torch."), "of": hashed_weights(weights)}
+    card = exported_card(config, record, exported, weights / "README.md")
+    write_text(target / "README.md", card)
+    write_manifest(target, config, record, exported=exported)
 
 
 def _ollama_name(target: Path) -> str:

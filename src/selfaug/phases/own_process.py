@@ -94,7 +94,7 @@ def _train(run: RunDir, config: TrainConfig, stage: str, on_progress: Callable[[
     run.path.parent.mkdir(parents=True, exist_ok=True)
     settings, log = (run.path.with_name(f"{run.path.name}.{kind}") for kind in ("yaml", "log"))
     write_text(settings, dump_config(_often_saved(config)))
-    command = [sys.executable, "-m", "selfaug", "train", "--config", str(settings)]
+    command = [sys.executable, "-m", "selfaug", "train", "--config", str(settings), "--no-page"]
     if run.is_run():
         command.append("--resume")
         command += ["--output", str(run.path)]

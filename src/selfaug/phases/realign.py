@@ -121,8 +121,9 @@ def realign_config(
 ) -> TrainConfig:
     """Settings of the training: the run's own, from its adapter, with new rows of which a share is old ones.
 
-    But for `train.best_of_rows`: the gate judges by the rows that it would choose on. And what one of these rows asks
-    is not trained on.
+    But for `train.best_of_rows`: the gate judges by the rows that it would choose on. And but for
+    `evaluation.at_end`: the deployed run's data and suites may be gone, and the gate compares both runs anyway. What a
+    held-out row asks is not trained on.
 
     `data.eval` in `sets` stands for the deployed run's own: the held-out new rows are added to it.
 
@@ -150,6 +151,7 @@ def realign_config(
         "data.skip_held_out": True,
         "lora.start_from": str(run.path),
         "train.best_of_rows": 0,
+        "evaluation.at_end": "none",  # the comparison measures what there is to decide on
         "run.output": _output(run, output),
         "run.overwrite": False,
     }

@@ -63,6 +63,7 @@ def load_run_config(
         run: whose settings.
         tell: called with what the user should know: that files are read where the run was started.
         sets: others in the place of the run's own, as `section.key=value`. Files that they name are not looked for.
+            Another `data.prepared` leaves the run's rows and template as they are.
         offline: use only what is on this machine, whatever the settings say.
 
     Raises:
@@ -80,7 +81,7 @@ def load_run_config(
         for name in names
         if getattr(getattr(found, section), name) != getattr(getattr(named, section), name)
     ]
-    return load_config(run.config, sets=[*own, *sets])
+    return load_config(run.config, sets=[*own, *sets], rows_stay=True)
 
 
 def with_found_files(

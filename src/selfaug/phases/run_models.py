@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from selfaug.phases.inputs import compute_dtype, load_base_model
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 
+logger = logging.getLogger(__name__)
+
 __all__ = [
     "TOKENIZER",
     "alike_where_known",
     "base_identity",
     "hash_of_weights",
+    "hashed_weights",
     "hashes_of_weights",
     "load_run_models",
     "require_same_base",
@@ -51,10 +55,12 @@ def load_run_models(
         weights: from `trained_weights`.
         device: where both go.
 
+    What was trained in float16 is loaded in float32 on a CPU, and that is logged.
+
     Raises:
         ModelError: if one can't be loaded, or the base model is another than the run's.
     """
-    base = load_base_model(config, dtype=compute_dtype(config, device), device=device)
+    base = load_base_model(config, dtype=_dtype_to_answer_in(run, config, device), device=device)
     require_same_base(run, config, base)
     if config.lora.method == "full":
         tuned = load_model(
@@ -66,6 +72,14 @@ def load_run_models(
         )
         return base, tuned
     return None, load_adapter(base, weights)
+
+
+def _dtype_to_answer_in(run: RunDir, config: TrainConfig, device: torch.device) -> torch.dtype:
+    """That of the training, where the device has it: nothing is trained, so what training needs is not asked for."""
+    if config.model.dtype != "float16" or device.type == "cuda":
+        return compute_dtype(config, device)
+    logger.warning("%s was trained in float16, which is for GPUs: here it is loaded in float32.", run.path)
+    return torch.float32
 
 
 def trained_weights(run: RunDir, config: TrainConfig) -> tuple[Path, int | None]:
@@ -107,12 +121,19 @@ def hash_of_weights(weights: Path) -> str:
 
 def hashes_of_weights(run: RunDir) -> list[dict[str, str]]:
     """For a run's record: its files of trained weights, and the SHA-256 of each."""
+    return [
+        {**one, "file": f"{folder.name}/{one['file']}"}
+        for folder in (run.adapter, run.model)
+        for one in hashed_weights(folder)
+    ]
+
+
+def hashed_weights(folder: Path) -> list[dict[str, str]]:
+    """The files of weights in a folder, and the SHA-256 of each."""
     found = []
-    for folder in (run.adapter, run.model):
-        for file in _weight_files(folder):
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            found.append({"file": str(file.relative_to(run.path)), "sha256": digest})
+    for file in _weight_files(folder):
+        with file.open("rb") as stream:
+            found.append({"file": file.name, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()})
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import signal
 import socket
 import threading
@@ -24,6 +25,7 @@ from selfaug.model.loading import context_window
 from selfaug.model.own_thread import in_own_thread
 from selfaug.model.running_batch import rows_can_join
 from selfaug.monitoring.webhook import check_address
+from selfaug.phases.canary import lacks_canary
 from selfaug.phases.chat import Chat, open_chat
 from selfaug.phases.live_run import LiveModels, LiveRun
 from selfaug.phases.monitor import purge_expired, purge_expired_runs
@@ -153,6 +155,7 @@ _NO_JOINING = (
 )
 
 _NOT_CHECKED = "not checked against the record of training"
+_NO_CANARY = "the run has no canary set: nothing to check"
 
 _ASKED_SECONDS = 2.0
 """That a server which ends waits for an answer about the models of another one."""
@@ -568,7 +571,7 @@ class Server:
     def _judge(self, problems: list[str] | None) -> None:
         """Be ready or not, by what a replay of the canary set has shown."""
         if problems is None:
-            self._become(True, "the run has no canary set: nothing to check")
+            self._become(True, f"{_NO_CANARY}{_how_to_get_canary(self._live.folder)}", _NO_CANARY)
         elif problems:
             plain = "the canary set did not come back as recorded, or could not be replayed"
             self._become(False, "; ".join(problems), plain)
@@ -584,6 +587,14 @@ class Server:
             is_new = readiness.ready != was_ready and readiness.reason != SHUTTING_DOWN
         if is_new and self._checked.is_set():
             self._tell(f"{'ready' if ready else 'NOT ready'}: {reason}.")
+
+
+def _how_to_get_canary(run: RunDir) -> str:
+    """What records the canary set of a run without one; empty where only training can, which has not ended."""
+    if not lacks_canary(run):
+        return ""
+    as_before = ", with the settings of its evaluation," if run.evaluation.exists() else ""
+    return f"; `selfaug evaluate {shlex.quote(str(run.path))}`{as_before} records one"
 
 
 def _not_replayed(error: Exception) -> str:

@@ -28,6 +28,7 @@ from selfaug.phases.evaluate import FAST_ROWS, evaluate
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
 from selfaug.phases.inputs import require_known_tokens, require_usable_after_training
 from selfaug.phases.learnt import write_learnt
+from selfaug.phases.manifest import write_manifest
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
 from selfaug.phases.resuming import Begun, in_dtype_of, require_same_data, require_same_settings
@@ -267,6 +268,7 @@ def _run(training: Training) -> TrainResult:
             "rows": config.train.best_of_rows, "scorer": config.train.best_scorer, **best.report(trainer.state)
         }  # fmt: skip
     write_text(weights_folder(run, config) / "README.md", model_card(config, record))
+    write_manifest(weights_folder(run, config), config, record)
     write_record(run.record, RECORD_KIND, record)
     run.replaced.settle()
     return TrainResult(run.path, record)

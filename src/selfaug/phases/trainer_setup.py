@@ -183,7 +183,8 @@ def _trainer_settings(training: Training) -> SelfAugConfig:
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
+        # transformers' "constant" has no warmup, whatever is given.
+        lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
@@ -198,6 +199,10 @@ def _trainer_settings(training: Training) -> SelfAugConfig:
         fp16=mixed and dtype is torch.float16,
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
+        # Else each GPU keeps all gradients whole, until the last micro-batch: as large as the model.
+        accelerator_config={
+            "gradient_accumulation_kwargs": {"sync_each_batch": config.lora.method == "full" and is_fsdp()}
+        },
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
         save_steps=settings.save_steps,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from selfaug.config import TrainConfig
+from selfaug.config import LoraSettings, TrainConfig
 from selfaug.errors import ConfigError
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
@@ -39,7 +40,7 @@ class CheckedInputs(NamedTuple):
     Attributes:
         device: that it takes.
         dtype: of matrix products.
-        data: tokeniser and rows.
+        data: tokeniser and rows; its warnings tell of settings that count for nothing, too.
     """
 
     device: torch.device
@@ -68,7 +69,25 @@ def checked_inputs(config: TrainConfig, day: date | None = None, *, learnt: bool
         read_anchors(
             Path(config.selfaug.anchors), data.tokenizer, data.max_length, config.data.chat_template_kwargs
         )
+    if (unused := _said_of_unused(config.lora)) is not None:
+        data = replace(data, warnings=[*data.warnings, unused])
     return CheckedInputs(device, dtype, data)
+
+
+def _said_of_unused(lora: LoraSettings) -> str | None:
+    """Which settings of an adapter are given where the method has none of that form; None if none are."""
+    names = {
+        "lora": [],
+        "osf": ["rank", "alpha", "dropout", "dora"],
+        "full": ["rank", "alpha", "dropout", "dora", "target_modules", "preserved"],
+    }[lora.method]
+    usual = LoraSettings()
+    given = [f"lora.{name}" for name in names if getattr(lora, name) != getattr(usual, name)]
+    if not given:
+        return None
+    trained = "trains all weights" if lora.method == "full" else "trains the share that lora.preserved leaves"
+    verb = "counts" if len(given) == 1 else "count"
+    return f"{', '.join(given)} {verb} for nothing: lora.method {lora.method} {trained}."
 
 
 def is_sharded() -> bool:

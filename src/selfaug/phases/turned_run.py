@@ -16,6 +16,7 @@ from selfaug.errors import DataError
 from selfaug.model.adapters import write_scaled_adapter
 from selfaug.model.memory import release_memory
 from selfaug.phases.canary import write_canary_anew
+from selfaug.phases.manifest import write_manifest
 from selfaug.phases.model_card import model_card
 from selfaug.phases.run_models import hashes_of_weights, load_run_models
 from selfaug.records import read_record, write_record, write_text
@@ -66,6 +67,7 @@ def write_turned_run(trained: RunDir, config: TrainConfig, scale: float, device:
         "dial": dial,
     }
     write_text(fresh.adapter / "README.md", model_card(config, record))
+    write_manifest(fresh.adapter, config, record)
     _write_canary(fresh, trained, config, device)
     write_record(fresh.record, "train", record)
     fresh.path.rename(run.path)

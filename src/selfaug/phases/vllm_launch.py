@@ -17,6 +17,7 @@ from selfaug.errors import StorageError
 from selfaug.model.loading import resolve_name
 from selfaug.phases.export import export, require_new_folder
 from selfaug.phases.live_run import tuned_name
+from selfaug.phases.model_card import MANIFEST
 from selfaug.phases.run_files import load_run_config, require_named_base
 from selfaug.phases.run_models import trained_weights
 from selfaug.records import write_text
@@ -96,6 +97,9 @@ def export_vllm(
             (target / "adapter").mkdir(parents=True)
             for file in ("adapter_config.json", "adapter_model.safetensors"):
                 shutil.copyfile(weights / file, target / "adapter" / file)
+            for file in ("README.md", MANIFEST):
+                if (weights / file).is_file():  # a checkpoint has neither
+                    shutil.copyfile(weights / file, target / "adapter" / file)
         write_text(target / "vllm.sh", _script(models))
         (target / "vllm.sh").chmod(0o755)
         write_text(target / "compose.yaml", _compose(models, folder.path.resolve(), config, options))

@@ -157,6 +157,11 @@ class WorkFolder:
         self._opened = True
         return cut_off
 
+    def sources(self) -> dict[str, Any]:
+        """What identifies the content of each source, as far as it is known; nothing where it was begun without."""
+        found: dict[str, Any] = read_record(self.marker, f"{self.what}-started").get("sources", {})
+        return found
+
     def complete_sources(self, sources: Mapping[str, Any]) -> None:
         """Write down what identifies those sources of which that wasn't known when the folder was begun."""
         begun = read_record(self.marker, f"{self.what}-started")
@@ -175,7 +180,7 @@ class WorkFolder:
         Raises:
             StorageError: with all that have changed.
         """
-        before = read_record(self.marker, f"{self.what}-started").get("sources", {})
+        before = self.sources()
         changed = [
             name
             for name, content in sources.items()

@@ -9,6 +9,7 @@ from typing import Any
 from selfaug.records import read_record
 from selfaug.report.document import Block, Cell, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import evaluation_provenance, evaluation_sections, evaluation_tiles
+from selfaug.report.provenance import machine_in_words, made_of_provenance
 from selfaug.rundir import RunDir
 from selfaug.wording.evaluation_words import budget_items_in_words, found_in_words
 from selfaug.wording.numbers import duration, points
@@ -68,10 +69,21 @@ def assessment_report(record: Mapping[str, Any], folder: Path) -> Report:
         provenance=[
             ("model", config["model"]["name"]),
             ("rows", ", ".join(map(str, config["data"].get("train") or [config["data"].get("prepared")]))),
+            *made_of_provenance(record),
+            *_probe_provenance(record),
             *evaluation_provenance(evaluation),
         ],
         made_by="selfaug assess",
     )
+
+
+def _probe_provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "environment" not in record:  # earlier records
+        return []
+    return [
+        ("seed of the probe", str(record["settings"]["config"]["train"]["seed"])),
+        ("probe trained on", machine_in_words(record["environment"])),
+    ]
 
 
 def assessment_summary(record: Mapping[str, Any]) -> Summary:

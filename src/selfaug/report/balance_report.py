@@ -9,6 +9,7 @@ from selfaug.core.trained_on import chosen_on_in_words, rows_trained_on, trained
 from selfaug.report.charts import scatter_svg
 from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import bound_block, cut_off_blocks, suites_block
+from selfaug.report.provenance import machine_in_words, made_of_provenance
 from selfaug.wording.balance_words import bend_in_words, choice_in_words, forgetting_span, task_span
 from selfaug.wording.evaluation_words import nothing_at_stake
 from selfaug.wording.numbers import bound_points, decimal, digits_beside, duration, percent, points, span
@@ -73,7 +74,14 @@ def balance_report(record: Mapping[str, Any]) -> Report:
                 "Chosen on development items, reported on test items."
                 + ("" if chosen_on is None else f" But {chosen_on}."),
             ),
-            ("machine", record["device"]),
+            ("seed of the trainings", str(record["settings"]["config"]["train"]["seed"])),
+            ("seed of the search", str(record["settings"]["seed"])),
+            *made_of_provenance(record),
+            # Earlier records have the device alone.
+            (
+                "machine",
+                machine_in_words(record["environment"]) if "environment" in record else record["device"],
+            ),
             ("time", duration(record["seconds"])),
         ],
         made_by="selfaug balance",

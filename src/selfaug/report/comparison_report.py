@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfaug.core.library_versions import versions_in_words
 from selfaug.core.trained_on import chosen_on_in_words, rows_trained_on, trained_on_in_words
 from selfaug.report.charts import intervals_svg, scatter_svg
 from selfaug.report.document import (
@@ -25,6 +24,7 @@ from selfaug.report.document import (
 )
 from selfaug.report.evaluation_report import LARGE_LOSS, evaluation_outcome
 from selfaug.report.kept_answers import comparison_answer_files, read_answers
+from selfaug.report.provenance import machine_in_words, made_of_provenance
 from selfaug.wording.comparison_results import (
     against_table,
     comparison_notes,
@@ -354,7 +354,6 @@ def _answers(record: Mapping[str, Any], folder: Path, suite: str, most: int) -> 
 def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     settings, environment = record["settings"], record["environment"]
     level = record["level"]
-    versions = versions_in_words(environment, "training")
     chosen_on = chosen_on_in_words(record, record["items"]["task"])
     return [
         ("model", settings["config"]["model"]["name"]),
@@ -369,9 +368,7 @@ def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("seeds", ", ".join(map(str, settings["seeds"]))),
         ("steps", str(settings["config"]["train"]["steps"] or "by epochs")),
-        (
-            "machine",
-            f"{environment['device']}, {record['threads']} threads, Python {environment['python']}; {versions}",
-        ),
+        *made_of_provenance(record),
+        ("machine", machine_in_words(environment, f"{record['threads']} threads")),
         ("time", duration(record["seconds"])),
     ]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from selfaug.core.library_versions import versions_in_words
 from selfaug.report.demo_charts import demo_charts
 from selfaug.report.document import (
     Answer,
@@ -20,6 +19,7 @@ from selfaug.report.document import (
     Tile,
 )
 from selfaug.report.evaluation_report import answer_badges
+from selfaug.report.provenance import machine_in_words, made_of_provenance
 from selfaug.wording.demo_results import MODELS, demo_rows, demo_verdict
 from selfaug.wording.evaluation_words import changed_shares, found_in_words
 from selfaug.wording.numbers import duration, points
@@ -111,7 +111,6 @@ def _what_was_done(record: Mapping[str, Any]) -> str:
 def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     settings, base, environment = record["settings"], record["results"]["base"], record["environment"]
     on_test = settings["half"] == "test"
-    versions = versions_in_words(environment, "training")
     return [
         ("model", record["model"]),
         *((meaning, str(settings[name])) for name, meaning in _SETTINGS.items()),
@@ -129,10 +128,8 @@ def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
             else "These are development items, on which settings may have been chosen: expect less on others.",
         ),
         ("what it can show", f"{_detectable(record)} One seed: another gives somewhat other numbers."),
-        (
-            "machine",
-            f"{environment['device']}, {record['threads']} threads, Python {environment['python']}; {versions}",
-        ),
+        *made_of_provenance(record),
+        ("machine", machine_in_words(environment, f"{record['threads']} threads")),
         (
             "time",
             duration(record["seconds"])

@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from selfaug.core.library_versions import versions_in_words
 from selfaug.core.printable import counted, printable_size
 from selfaug.records import read_lines, read_record
 from selfaug.report.charts import lines_svg
@@ -26,6 +25,7 @@ from selfaug.report.evaluation_report import (
     evaluation_verdict,
     suites_block,
 )
+from selfaug.report.provenance import files_provenance, machine_in_words
 from selfaug.rundir import RunDir
 from selfaug.wording.numbers import duration, percent, points, span
 
@@ -353,18 +353,19 @@ def _provenance(run: RunDir, record: Mapping[str, Any] | None) -> list[tuple[str
     ]
     if record is None:
         return found
-    environment = record["environment"]
-    versions = versions_in_words(environment, "training")
-    processes = environment["processes"]
+    processes = record["environment"]["processes"]
     return [
         *found,
+        *files_provenance(record["data"]),
+        ("seed", str(settings.get("train", {}).get("seed", "not known"))),
         ("base weights", f"hash {record['model']['weights_hash'][:16]}…"),
         ("settings", f"SHA-256 {record['settings_sha256'][:16]}…, whole in config.yaml"),
         *(("weights", f"{one['file']}: SHA-256 {one['sha256'][:16]}…") for one in record["weights"]),
         (
             "trained on",
-            f"{environment['device']}, {processes} {'process' if processes == 1 else 'processes'}, "
-            f"Python {environment['python']}; {versions}",
+            machine_in_words(
+                record["environment"], f"{processes} {'process' if processes == 1 else 'processes'}"
+            ),
         ),
         ("licences and limits", "see README.md, the model card, beside the weights"),
     ]

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -216,6 +218,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             )
         # The loss is divided by counts over the whole optimizer step: the Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
+        shards = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if shards is not None and isinstance(shards.mixed_precision_policy, MixedPrecisionPolicy):
+            # accelerate would have gradients of micro-batches and processes added up in 16 bits.
+            shards.mixed_precision_policy = replace(shards.mixed_precision_policy, reduce_dtype=torch.float32)
         if self.args.ddp_find_unused_parameters is None and uses_all_parameters(self.model):
             # transformers has DDP look for unused ones in every step of a PEFT model, which then warns.
             self.accelerator.ddp_handler.find_unused_parameters = False
@@ -856,6 +862,15 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._forget_evaluation()
         self._began = time.monotonic()
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's; steps between checkpoints, lines of metrics and evaluations are those of the settings.
+
+        A checkpoint's state brings those that it was saved with.
+        """
+        begun = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)
+        return begun
 
     def _forget_earlier_training(self) -> None:
         """What a training that was broken off in this process has left of its last steps."""
