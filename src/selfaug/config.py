@@ -72,8 +72,12 @@ ASKING_FLAGS: dict[str, str] = {
     "--scorer": "evaluation.scorer",
     "--level": "evaluation.level",
     "--max-new-tokens": "evaluation.max_new_tokens",
+    "--suite": "evaluation.suites",
 }
-"""Those that have one in the commands that ask models and take settings: `assess`, `compare` and `balance`."""
+"""Those that have one in the commands that ask models and take settings: `assess`, `compare` and `balance`.
+
+Of suites, the last two go by the flag alone.
+"""
 
 
 LevelName = Literal["auto", "1", "2", "3", "all"]

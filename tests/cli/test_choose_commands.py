@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from quiet_libraries import libraries_as_before
 from selfaug.cli.app import quiet_libraries
 from selfaug.cli.main import app
-from selfaug.config import load_config
+from selfaug.config import dump_config, load_config
+from selfaug.records import write_record
 
 COMMANDS = ["compare", "balance"]
 NEEDED = ["--model", "m", "--train", "rows.jsonl"]
@@ -109,6 +110,8 @@ def test_to_go_on_does_not_begin_anew(command: str, tmp_path: Path, monkeypatch:
     anew = CliRunner().invoke(app, [*given, "--overwrite"])
     assert "the same command again, without --overwrite.\n" in anew.stderr
     assert anew.exit_code == 130
+    by_settings = CliRunner().invoke(app, [*given, "--set", "run.overwrite=true"])
+    assert "the same command again, with --set run.overwrite=false.\n" in by_settings.stderr
     # Nothing was made anew: what was there is back.
     (tmp_path / "record.json").touch()
     assert "the same command again.\n" in CliRunner().invoke(app, [*given, "--overwrite"]).stderr
@@ -170,13 +173,16 @@ def test_settings_say_what_is_asked_where_no_flag_does(
         return ask.scorer, ask.level, ask.max_new_tokens
 
     file = tmp_path / "train.yaml"
-    file.write_text("evaluation: {scorer: numeric, level: 2, max_new_tokens: 128}\n", encoding="utf-8")
-    assert asked() == ("numeric", "2", 128)
+    file.write_text("evaluation: {scorer: numeric, level: 2, max_new_tokens: 96}\n", encoding="utf-8")
+    assert asked() == ("numeric", "2", 96)
     flags = ["--scorer", "exact", "--level", "1", "--max-new-tokens", "9"]
     assert asked(*flags) == ("exact", "1", 9)
     assert asked(*flags, "--set", "evaluation.scorer=f1") == ("f1", "1", 9)
-    file.write_text("{}\n", encoding="utf-8")
-    assert asked() == ("exact", "auto", 128 if command == "assess" else 64)
+    # A run's config.yaml has all settings, and says nothing by a default.
+    for text in ("{}\n", dump_config(load_config(None, {"--model": "m", "--train": ["rows.jsonl"]}))):
+        file.write_text(text, encoding="utf-8")
+        assert asked() == ("exact", "auto", 128 if command == "assess" else 64)
+    assert asked("--max-new-tokens", "128")[2] == 128
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -210,6 +216,14 @@ def test_a_seed_that_no_method_is_trained_with_is_refused(
     assert seeds() == (0, 1)
     assert seeds("--seed", "3") == (3,)
     assert seeds("--set", "train.seed=7", "--seed", "7", "--seed", "8") == (7, 8)
-    result = CliRunner().invoke(app, ["compare", *given, "--set", "train.seed=7"])
-    assert result.exit_code == 2
-    assert "--seed 7" in result.stderr
+    # Of a comparison that is there, other seeds are trained already.
+    there = ["--set", "train.seed=7", "--seed", "8", "--set", f"run.output={tmp_path / 'there'}"]
+    (tmp_path / "there").mkdir()
+    write_record(
+        tmp_path / "there" / "comparison.json", "comparison-started", {"settings": {"first_seed": 7}}
+    )
+    assert seeds(*there) == (8,)
+    for refused in (["--set", "train.seed=7"], [*there, "--overwrite"]):
+        result = CliRunner().invoke(app, ["compare", *given, *refused])
+        assert result.exit_code == 2
+        assert "--seed 7" in result.stderr

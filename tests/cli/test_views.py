@@ -381,3 +381,19 @@ def test_a_bound_has_the_digits_that_it_was_given() -> None:
     assert "+1.000 points (−2.040 to +2.041), at most 2.04 points wanted" in text
     assert "+3.00 points (0.00 to +4.96), at most 5.0 points wanted" in text
     assert "at most 2.040 points wanted" in text
+
+
+def test_bounds_on_shares_are_shown_as_shares() -> None:
+    """A score and retention are no differences: they have no sign, and there may be no retention."""
+    shares = {**BOUND, "sense": "at least", "bound": 0.85, "unit": "%"}
+    none = {**shares, "name": "retention", "value": dict.fromkeys(("value", "low", "high")), "at_stake": 0.0}
+    bounds = [{**shares, "name": "task score", "value": interval(0.84, 0.801, 0.875)}, none]
+    text = shown(
+        "evaluate",
+        160,
+        gate={"outcome": "inconclusive", "bounds": bounds},
+        gates_before=[{"outcome": "fail", "bounds": [shares]}],
+    )
+    assert "task score: 84.0 % (80.1 to 87.5), at least 85.0 % wanted" in text
+    assert "retention: not known, at least 85.0 % wanted: inconclusive; the base model passes only 0" in text
+    assert "before: fail (forgetting at least 85.0 %)" in text

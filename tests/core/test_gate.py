@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from selfaug.core.gate import at_least, at_most, overall
-from selfaug.core.statistics import Interval, paired_difference
+from selfaug.core.gate import GateResult, at_least, at_most, bound_on_retention, bound_on_score, overall
+from selfaug.core.statistics import Interval, paired_difference, retention, score_interval
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,57 @@ def test_items_needed_decide_and_not_many_fewer_do(items: int, better: int, wors
     # The same of a gain that is to be at least so large.
     gain = Interval(-measured.value, -measured.high, -measured.low)
     assert at_least("gain", gain, -bound, items).items_needed == result.items_needed
+
+
+@pytest.mark.parametrize(
+    ("bound_on", "items", "both", "lost", "won", "bound", "decided"),
+    [
+        (bound_on_score, 40, 38, 0, 0, 0.85, "pass"),
+        (bound_on_score, 60, 40, 4, 1, 0.78, "fail"),
+        (bound_on_retention, 60, 40, 4, 1, 0.85, "pass"),
+        (bound_on_retention, 60, 40, 4, 1, 0.98, "fail"),
+        (bound_on_retention, 60, 30, 0, 0, 0.93, "pass"),  # all is kept
+    ],
+)
+def test_scores_and_retention_are_decided_by_as_many_items_as_are_needed(
+    bound_on: Callable[..., GateResult],
+    items: int,
+    both: int,
+    lost: int,
+    won: int,
+    bound: float,
+    decided: str,
+) -> None:
+    """Of so many items, which both models get right, or the base model alone, or the tuned one."""
+
+    def of(count: int) -> GateResult:
+        base, tuned = np.zeros(count), np.zeros(count)
+        ends = np.cumsum([round(one * count / items) for one in (both, lost, won)])
+        base[: ends[1]] = 1
+        tuned[: ends[0]] = tuned[ends[1] : ends[2]] = 1
+        kept = retention(tuned, base, seed=0)
+        assert kept is not None
+        suite = {
+            "items": count,
+            "base": {"value": base.mean()},
+            "tuned": vars(score_interval(tuned, seed=0)),
+            "retention": vars(kept),
+            "difference": {"clusters": None},
+        }
+        return bound_on("measured", suite, bound)
+
+    result = of(items)
+    assert (result.outcome, result.unit) == ("inconclusive", "%")
+    assert result.items_needed is not None
+    assert of(math.ceil(1.15 * result.items_needed)).outcome == decided
+    assert of(math.floor(0.6 * result.items_needed)).outcome == "inconclusive"
+
+
+def test_nothing_is_kept_of_nothing() -> None:
+    suite = {"items": 9, "base": {"value": 0.0}, "retention": None, "difference": {"clusters": None}}
+    found = bound_on_retention("retention", suite, 0.9)
+    assert (found.outcome, found.at_stake, found.items_needed) == ("inconclusive", 0.0, None)
+    assert math.isnan(found.value.value)
 
 
 def test_items_needed_of_equal_answers_are_those_that_so_rare_a_loss_needs() -> None:

@@ -163,6 +163,20 @@ def test_a_batch_with_sliding_windows_is_closed_until_it_is_empty() -> None:
     assert len(batch.join([[3]])) == 1
 
 
+@torch.no_grad()
+def test_a_mixture_that_trains_its_router_writes_as_before() -> None:
+    model, prompts = build("qwen3-moe"), [[5, 6, 7], [8, 9]]
+
+    def logits() -> torch.Tensor:
+        batch = RunningBatch(model)
+        batch.join(prompts)
+        return batch.step(torch.tensor([4, 5]))
+
+    before = logits()
+    model.config.output_router_logits = True  # as trl sets it
+    torch.testing.assert_close(logits(), before)
+
+
 @pytest.mark.parametrize("name", RECURRENT)
 @torch.no_grad()
 def test_rows_of_states_are_as_if_alone_padded_and_with_others_gone(name: str) -> None:

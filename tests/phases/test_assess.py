@@ -350,9 +350,21 @@ def test_command(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
         "assess", "--model", config.model.name, "--train", str(tiny_rows), "--eval", str(tiny_rows), "--output",
         str(tmp_path / "out"), "--probe-steps", "1", "--general-items", "2", "--task-items", "2",
         "--max-new-tokens", "2", "--level", "1", "--device", "cpu", "--set", "train.batch_size=2",
+        "--suite", str(tmp_path / "company.jsonl"),
     ]  # fmt: skip
+    refused = CliRunner().invoke(app, arguments)
+    assert (refused.exit_code, (tmp_path / "out").exists()) == (2, False)
+    assert "company.jsonl does not exist" in refused.stderr
+    (tmp_path / "company.jsonl").write_text(
+        '{"question": "What is 2 + 2?", "answer": "4"}\n', encoding="utf-8"
+    )
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.stderr
+    assert "company" in shown.stdout
+    record = read_record(tmp_path / "out" / "record.json", RECORD_KIND)
+    assert record["suites"]["company"]["items"] == 1
+    assert record["settings"]["suites"] == [str(tmp_path / "company.jsonl")]
+    assert f"--suite {tmp_path / 'company.jsonl'}" in record["made_of"]["sources"]
     for piece in ("leakage", "task (exact)", "probe", "budget: none proposed", "next:   selfaug train"):
         assert piece in shown.stdout
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -361,11 +373,15 @@ def test_command(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
         "24 of 24 held-out prompts",
         "Where the model changed",
         "probe</th>",
+        "What is 2 + 2?",
     ):
         assert piece in page
-    again = CliRunner().invoke(app, [*arguments, "--overwrite", "--json"])
+    # Without --suite, those of the settings are asked.
+    of_settings = ["--set", f"evaluation.suites={tmp_path / 'company.jsonl'}", "--overwrite", "--json"]
+    again = CliRunner().invoke(app, [*arguments[:-2], *of_settings])
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout)["probe"]["steps"] == 1
+    assert json.loads(again.stdout)["suites"]["company"]["items"] == 1
 
 
 def test_rows_that_the_scorer_can_not_score_are_refused_before_anything_long(

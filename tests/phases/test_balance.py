@@ -44,6 +44,7 @@ from selfaug.phases.canary import canary_problems, write_canary, write_canary_an
 from selfaug.phases.chat import open_chat
 from selfaug.phases.export import export
 from selfaug.phases.inputs import load_training_data
+from selfaug.phases.made_of import made_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.serve import ServeSettings, open_server
 from selfaug.records import read_lines, read_record, write_lines, write_record
@@ -85,6 +86,12 @@ def test_it_searches_turns_the_dial_chooses_and_confirms(
     assert set(record["made_of"]["sources"]) == {
         f"{name} {asked.dev[0]}" for name in ("data.train", "--dev", "--test")
     }
+    # Not on where it is written, nor on what `selfaug train` would have asked.
+    of_config = {
+        key: value for key, value in record["settings"]["config"].items() if key not in ("run", "evaluation")
+    }
+    of_settings = made_of({"model": {}}, {}, {**record["settings"], "config": of_config})
+    assert record["made_of"]["settings_sha256"] == of_settings["settings_sha256"]
 
     # Answers for the search count among those of the development items.
     run = points[0].run
@@ -553,7 +560,7 @@ def test_a_balance_that_another_process_works_on_is_not_replaced(
         pytest.raises(StorageError, match=r"another process \(PID 77\) works on the balance") as caught,
     ):
         balance(settings(Path(output), *SETS), asked, FEW, overwrite=True)
-    assert "leave out --overwrite" in str(caught.value.hint)
+    assert "leave out --overwrite (or, where the settings say so, give --set" in str(caught.value.hint)
     assert locks.is_dir()
     assert (tmp_path / ".balance.lock").exists()
 

@@ -202,6 +202,9 @@ def test_what_ends_a_run_elsewhere_is_said_to_be_left_out(settings, tmp_path: Pa
     assert said_of_evaluation(settings(tmp_path / "run", "evaluation.scorer=f1"), "why") is None
     evaluated = settings(tmp_path / "run", "evaluation.at_end=fast", "evaluation.data=held.jsonl")
     assert said_of_evaluation(evaluated, "why") == "evaluation.at_end and evaluation.data are left out: why."
+    own = settings(tmp_path / "run", "evaluation.suites=company.jsonl")
+    assert said_of_evaluation(own, "why") == "evaluation.suites is left out: why."
+    assert said_of_evaluation(own, "why", with_suites=True) is None
 
 
 def test_the_base_model_leaves_a_gpu_before_another_model_comes(settings, tmp_path: Path) -> None:

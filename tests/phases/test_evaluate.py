@@ -412,7 +412,11 @@ def test_gate_and_its_exit_codes(copied_run: Path) -> None:
     code, out, told = command(run, "--max-forgetting", "0.9", "--task-items", "3")
     assert code == 3, told
     assert "of these: it could forget all of it and stay within the bound" in out
-    assert command(run, "--min-task-gain", "1", "--task-items", "3")[0] == 3
+    shares = ("--min-task-score", "1", "--min-retention", "0.955")
+    code, out, _ = command(run, "--min-task-gain", "1", *shares, "--task-items", "3")
+    assert code == 3
+    assert "at least 100.0 % wanted" in out
+    assert "at least 95.5 % wanted" in out
     # Without bounds nothing is decided; what was is shown.
     code, out, told = command(run, "--also-score", "f1", "--task-items", "3")
     assert code == 0, told
@@ -455,6 +459,17 @@ def test_a_finished_evaluation_is_gated_without_asking_again(
             "Gate: pass (forgetting at most 100 points: pass). Before, on the same answers: fail (forgetting"
         )
         assert decided in card.read_text(encoding="utf-8")
+        for _ in range(2):
+            shares = evaluate(copied_run, **FEW, min_retention=0.9, min_task_score=0.85).record
+        assert "task score at least 85 %: " in card.read_text(encoding="utf-8")
+        kept, score = shares["gate"]["bounds"]
+        assert (kept["name"], score["name"]) == ("retention", "task score")
+        suites = shares["suites"]
+        none = dict.fromkeys(("value", "low", "high"))
+        assert kept["value"] == (suites["general"]["retention"] or none)
+        assert (kept["items"], score["items"]) == (4, 5)
+        assert score["value"] == suites["task"]["tuned"]
+        assert len(shares["gates_before"]) == 2
         assert evaluate(copied_run, **FEW, min_task_gain=-0.01).outcome == "inconclusive"
         with pytest.raises(StorageError, match=r"already\.") as refused:
             evaluate(copied_run, **FEW)
@@ -474,24 +489,34 @@ def test_a_run_without_a_canary_set_gets_that_of_its_training(
     record = evaluate(copied_run, **FEW).record
     of_training = read_record(run.canary, "canary")
 
+    told: list[str] = []
+
     def found(**given: Any) -> tuple[dict[str, Any], str]:
         run.canary.unlink(missing_ok=True)
-        told: list[str] = []
+        told.clear()
         found = evaluate(copied_run, **FEW, **given, on_progress=lambda one: told.append(one.message)).record
-        return found, next(one for one in told if "canary set" in one)
+        return found, [one for one in told if "canary set" in one][-1]
 
     # To an evaluation that is there it is added, and nothing is asked again.
-    added, told = found()
+    added, last = found()
     assert added == record
-    assert "had no canary set: it is recorded now, of 12 prompts" in told
+    assert "had no canary set: it is recorded now, of 12 prompts" in last
+    # Both take long where weights and rows are many.
+    assert {
+        "comparing the weights with those that training has written ...",
+        "reading the held-out rows, for prompts of a canary set ...",
+    } < set(told)
     assert read_record(run.canary, "canary") == of_training
+    # Not by a gate, which loads no model.
+    assert "give the same command without bounds" in found(max_forgetting=1.0)[1]
+    assert not run.canary.exists()
     # From other rows than those of the training it would not be the same.
     rows = tmp_path / "other.jsonl"
     write_lines(rows, read_lines(tiny_rows)[1:])
     run.config.write_text(run.config.read_text().replace(str(tiny_rows), str(rows)))
-    _, told = found(overwrite=True)
-    assert "of 8 prompts" in told
-    assert "All are general ones: its held-out rows can't be read" in told
+    _, last = found(overwrite=True)
+    assert "of 8 prompts" in last
+    assert "All are general ones: its held-out rows can't be read" in last
     assert read_record(run.canary, "canary")["prompts"] == of_training["prompts"][4:]
     # Nor are other weights what was trained.
     file = run.adapter / "adapter_model.safetensors"
@@ -553,8 +578,10 @@ def test_a_task_gain_needs_rows(copied_run: Path) -> None:
     content = yaml.safe_load(settings.read_text(encoding="utf-8"))
     content["data"]["eval"] = []
     settings.write_text(RunDir(copied_run).config_text(yaml.safe_dump(content)), encoding="utf-8")
-    with pytest.raises(ConfigError, match="--min-task-gain and --also-score: needs held-out rows"):
-        evaluate(copied_run, **FEW, min_task_gain=0.1, also_score=["f1"])
+    with pytest.raises(
+        ConfigError, match="--min-task-gain and --min-task-score and --also-score: needs held"
+    ):
+        evaluate(copied_run, **FEW, min_task_gain=0.1, min_task_score=0.5, also_score=["f1"])
     assert list(evaluate(copied_run, **FEW).record["suites"]) == ["general"]
 
 

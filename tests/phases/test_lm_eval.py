@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import shutil
 import statistics
 from pathlib import Path
@@ -10,14 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cutting import CutError
+from selfaug.cli.assessment_view import show_assessment
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, DataError
 from selfaug.model.loading import load_model, load_tokenizer
 from selfaug.phases import lm_eval_suites
+from selfaug.phases.assess import assess
 from selfaug.phases.lm_eval_suites import benchmark_answers, hash_of_tasks, require_benchmarks
+from selfaug.phases.suites import AskSettings
 from selfaug.records import read_lines, read_record, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of lm-eval and what it imports
@@ -268,3 +273,19 @@ def test_files_that_tasks_include_are_of_the_tasks(tasks: Path, tmp_path: Path) 
     for name in (".git/HEAD", ".DS_Store", "data.jsonl", "README.md"):
         (folder / name).write_text("{}\n", encoding="utf-8")
         assert hash_of_tasks(str(folder)) == hashes[-1]
+
+
+def test_an_assessment_asks_them_too(settings, tasks: Path, tmp_path: Path) -> None:
+    asked = {"benchmarks": ["tiny_choose"], "benchmark_tasks": str(tasks), "benchmark_items": 2}
+    config, few = settings(tmp_path / "a"), AskSettings(level="1", general_items=2)
+    with pytest.raises(ConfigError, match="no task 'tiny_none'"):
+        assess(config, few, probe_steps=1, **{**asked, "benchmarks": ["tiny_none"]})
+    record = assess(config, few, probe_steps=1, **asked)
+    assert record["suites"]["tiny_choose"]["items"] == 2
+    assert list(record["benchmarks"]) == ["tiny_choose"]
+    assert {name: record["settings"][name] for name in asked} == asked
+    assert record["made_of"]["sources"][f"--benchmark-tasks {tasks}"] == [hash_of_tasks(str(tasks))]
+    shown = Console(width=200, file=io.StringIO())
+    show_assessment({**record, "budget": 0.05}, tmp_path / "a", shown)
+    again = f"--benchmark tiny_choose --benchmark-tasks {tasks} --benchmark-items 2 --max-forgetting 0.05"
+    assert again in shown.file.getvalue()

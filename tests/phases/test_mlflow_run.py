@@ -32,7 +32,8 @@ def test_an_evaluation_is_logged(copied_run: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "gate")
     monkeypatch.chdir(tmp_path)
     arguments = ["evaluate", str(copied_run), *ARGUMENTS, "--scorer", "f1", "--mlflow"]
-    arguments += ["--max-forgetting", "1", "--min-task-gain", "0.25"]
+    arguments += ["--max-forgetting", "1", "--min-retention", "0.9"]
+    arguments += ["--min-task-gain", "0.25", "--min-task-score", "0.5"]
     # What MLflow takes in no name, and two that are one without it.
     patterns = ("regex:https?://.*", "regex:a+", "regex:a?")
     arguments += [part for one in patterns for part in ("--also-score", one)]
@@ -51,13 +52,25 @@ def test_an_evaluation_is_logged(copied_run: Path, tmp_path: Path, monkeypatch: 
         assert asked[f"evaluate.{key}"] == value
     assert asked["evaluate.data"] == str(record["settings"]["data"])
     assert run.data.tags["selfaug.gate"] == record["gate"]["outcome"] == "inconclusive"
-    for bound, given in zip(record["gate"]["bounds"], ("1.0", "0.25"), strict=True):
+    for bound, (given, word, greater_is_better) in zip(
+        record["gate"]["bounds"],
+        [
+            ("1.0", "threshold", False),
+            ("0.9", "threshold", True),
+            ("0.25", "min_absolute_change", True),
+            ("0.5", "threshold", True),
+        ],
+        strict=True,
+    ):
         of_bound = f"gate/{bound['name']}"
         assert run.data.params[f"gate.{bound['name']}.bound"] == given
-        assert run.data.metrics[f"{of_bound}/value"] == bound["value"]["value"]
+        assert run.data.metrics.get(f"{of_bound}/value") == bound["value"]["value"]
         assert run.data.metrics[f"{of_bound}/items"] == 2
         assert run.data.metrics.get(f"{of_bound}/items_needed") == bound["items_needed"]
         assert run.data.tags[f"selfaug.gate.{bound['name']}"] == bound["outcome"]
+        assert run.data.tags[f"selfaug.gate.{bound['name']}.{word}"] == given
+        assert run.data.tags[f"selfaug.gate.{bound['name']}.greater_is_better"] == str(greater_is_better)
+        mlflow.models.MetricThreshold(**{word: float(given)}, greater_is_better=greater_is_better)
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(name)}
     assert files == {"evaluation.json", "report.html", "record.json", "config.yaml"}
 

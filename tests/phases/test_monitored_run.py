@@ -91,7 +91,8 @@ def test_it_is_measured_once_and_again_for_another_adapter(copied_run: Path) -> 
         raise AssertionError("measured again")
 
     assert record_reference_window(copied_run, score=never).drift == pytest.approx(first.drift)
-    assert len(record_reference_window(copied_run, score=never, prompts=48).drift) == 48
+    for prompts in (48, 60, 2000):  # the rows have no more
+        assert len(record_reference_window(copied_run, score=never, prompts=prompts).drift) == 48
     with pytest.raises(StorageError, match="48 prompts already, which --data and --prompts would not change"):
         record_reference_window(copied_run, score=never, data=["more.jsonl"], prompts=20)
     weights = next((copied_run / "adapter").glob("*.safetensors"))
@@ -395,6 +396,8 @@ def test_purge_rules_and_reference_by_command(seen: Path, tmp_path: Path) -> Non
     result = run_command(str(seen), "--reference", "--prompts", "30", "--overwrite", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "30 prompts, 24 held out and 6 of training; with fewer than 1,000" in result.stdout
+    more = run_command(str(seen), "--reference", "--prompts", "40")
+    assert "30 prompts already, which --prompts would not change" in more.stderr
 
 
 @pytest.mark.parametrize("flags", [["--purge", "--reference"], ["--watch", "--purge"]])

@@ -253,6 +253,8 @@ def test_an_overwritten_run_is_there_until_the_new_one_has_a_checkpoint(
     assert not run.is_complete()
     assert run.latest_complete_checkpoint() == run.checkpoints / "checkpoint-2"
     assert not [entry for entry in copied_run.iterdir() if entry.name.startswith(".")]
+    # Else whoever gives its settings to another command would replace what is there, too.
+    assert not load_config(run.config).run.overwrite
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from asking import evaluate
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, SelfAugError, StorageError
-from selfaug.phases.serve import Server, ServeSettings, open_server, server_keys
+from selfaug.phases.serve import Server, ServeSettings, _how_to_get_canary, open_server, server_keys
 from selfaug.phases.train import train
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
@@ -143,6 +143,8 @@ def test_a_run_without_a_canary_set_is_served_and_says_how_to_get_one(
     assert stranger.json() == {"ready": True, "reason": reason}
     evaluate(copied_run, level="1", general_items=2, task_items=1, max_new_tokens=2, device="cpu")
     assert serve(copied_run).client.get("/ready").json()["reason"].endswith("as recorded at training")
+    (copied_run / "canary.json").unlink()
+    assert "with the settings of its evaluation, but no bounds" in _how_to_get_canary(RunDir(copied_run))
     (copied_run / "canary.json").write_text("{broken")
     (copied_run / "record.json").unlink()
     served = serve(copied_run)

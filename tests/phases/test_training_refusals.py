@@ -174,6 +174,23 @@ def test_an_embedding_with_a_weight_of_its_own_may_have_an_adapter() -> None:
     require_usable_after_training(build("llama-tied"), whole.lora)
 
 
+def test_layers_of_experts_are_known_by_their_names() -> None:
+    """They are one tensor of a module, and PEFT takes these names for it, with LoRA alone."""
+    model = build("qwen3-moe")
+
+    def require(names: str, method: str = "lora") -> None:
+        sets = [f"lora.target_modules=[{names}]", f"lora.method={method}"]
+        flags = {"--model": "m", "--train": "t", "--output": "o"}
+        require_usable_after_training(model, load_config(None, flags, sets).lora)
+
+    require("q_proj, gate_proj, up_proj, down_proj")
+    with pytest.raises(ConfigError, match="gate_proj without also targeting up_proj"):
+        require("q_proj, gate_proj")
+    for names, method in (("q_proj, w1", "lora"), ("q_proj, down_proj", "osf")):
+        with pytest.raises(ConfigError, match=f"does not have: {names[8:]}"):
+            require(names, method)
+
+
 @pytest.mark.parametrize(
     ("sets", "named"),
     [

@@ -157,7 +157,7 @@ def test_hashes_seeds_and_versions_are_told_where_the_record_has_them(
     names = dict(report.provenance)
     assert names["base weights"] == f"hash {'34' * 8}…"
     assert names["tokeniser and chat template"] == f"hash {'78' * 8}…"
-    assert names["settings"] == f"SHA-256 {'de' * 8}…, whole in record.json"
+    assert names["settings"] == f"SHA-256 {'de' * 8}… of those that results depend on; all are in record.json"
     assert names["data.train rows.jsonl"] == f"SHA-256 {'9a' * 8}…"
     assert names["--dev folder"].endswith("; and 2 more, which record.json has")
     assert names["--test owner/rows"] == "owner/rows, by name alone"

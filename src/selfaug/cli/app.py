@@ -261,15 +261,17 @@ def asking_flags(ctx: typer.Context, scorer: str, level: str, max_new_tokens: in
     return {f"--{name.replace('_', '-')}": values[name] for name in given}
 
 
-def going_on(overwritten: Path | None = None) -> KeyboardInterrupt:
+def going_on(overwritten: Path | None = None, *, by_flag: bool = True) -> KeyboardInterrupt:
     """What Ctrl-C says of a command that goes on where it was cut off.
 
     Args:
         overwritten: with --overwrite, the record of what it replaces. Where that isn't there, something was made anew,
             and the same command would delete it.
+        by_flag: whether --overwrite itself was given; else the settings say so.
     """
     begun = overwritten is not None and not overwritten.exists()
-    again = "the same command again, without --overwrite" if begun else "the same command again"
+    instead = "without --overwrite" if by_flag else "with --set run.overwrite=false"
+    again = f"the same command again, {instead}" if begun else "the same command again"
     return KeyboardInterrupt(f"stopped; what is done is kept. To go on, give {again}.")
 
 

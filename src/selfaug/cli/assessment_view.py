@@ -101,6 +101,11 @@ def _next(record: Mapping[str, Any]) -> list[str]:
         gate += [] if level == "auto" else ["--level", level]
         if (limit := settings.get("max_new_tokens", _MAX_NEW_TOKENS)) != _MAX_NEW_TOKENS:
             gate += ["--max-new-tokens", str(limit)]
+        gate += [word for suite in settings.get("suites", []) for word in ("--suite", suite)]
+        gate += [word for task in settings.get("benchmarks", []) for word in ("--benchmark", task)]
+        for name in ("benchmark_tasks", "benchmark_items"):
+            if (value := settings.get(name)) is not None:
+                gate += [f"--{name.replace('_', '-')}", str(value)]
         told.append(f"then:   {shlex.join([*gate, '--max-forgetting', format(record['budget'], 'g')])}")
     return told
 

@@ -147,7 +147,7 @@ def compare(
         seeds=_seeds(seed, settings, preset),
         leak_pattern=leak_pattern or preset.leak_pattern,
     )
-    with _going_on_later(settings), RunProgress() as progress:
+    with _going_on_later(settings, by_flag=overwrite), RunProgress() as progress:
         record = run_comparison(
             settings, asked, compared, overwrite=settings.run.overwrite, on_progress=progress.show
         )
@@ -249,7 +249,7 @@ def balance(
         scales=scale or BalanceSettings.scales,
         seed=seed,
     )
-    with _going_on_later(settings), RunProgress() as progress:
+    with _going_on_later(settings, by_flag=overwrite), RunProgress() as progress:
         record = run_balance(
             settings, asked, searched, overwrite=settings.run.overwrite, on_progress=progress.show
         )
@@ -262,20 +262,33 @@ def balance(
 
 
 def _max_new_tokens(settings: TrainConfig, usual: int) -> int:
-    """Of the setting, where it is given, by the flag or otherwise; these commands have another default than it."""
-    evaluation = settings.evaluation
-    return evaluation.max_new_tokens if "max_new_tokens" in evaluation.model_fields_set else usual
+    """Of the setting, where it isn't its default; these commands have another one.
+
+    The config.yaml of a run has all settings, so that a default in it says nothing.
+
+    Args:
+        settings: of the training.
+        usual: the flag's value, given or not.
+    """
+    from selfaug.config import EvaluationSettings
+
+    own = settings.evaluation.max_new_tokens
+    return usual if own == EvaluationSettings().max_new_tokens else own
 
 
 def _seeds(given: list[int] | None, settings: TrainConfig, preset: _Preset) -> tuple[int, ...]:
-    """Seeds of the trainings.
+    """Seeds of the trainings that are asked for now.
 
     Raises:
-        ConfigError: if the settings have another one: it would stand in the record, and none was trained with it.
+        ConfigError: if the settings have one that is none of them, nor of those that the comparison has already: it
+            would stand in the record, and none was trained with it.
     """
+    from selfaug.phases.compare import seeds_there
+
     seeds = tuple(given or (0, 1))
     own = settings.train.seed
-    if own not in (*seeds, preset.seed):
+    there = [] if settings.run.overwrite else seeds_there(settings.run.output)
+    if own not in (*seeds, *there, preset.seed):
         from selfaug.errors import ConfigError
 
         raise ConfigError(
@@ -322,7 +335,7 @@ def _training(
 
 
 @contextmanager
-def _going_on_later(settings: TrainConfig) -> Iterator[None]:
+def _going_on_later(settings: TrainConfig, *, by_flag: bool) -> Iterator[None]:
     """Ctrl-C says how to go on; so does SIGTERM, which would leave the training of the moment without its parent."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -336,7 +349,7 @@ def _going_on_later(settings: TrainConfig) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupted:
         record = Path(settings.run.output) / "record.json"
-        raise going_on(record if settings.run.overwrite else None) from interrupted
+        raise going_on(record if settings.run.overwrite else None, by_flag=by_flag) from interrupted
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)

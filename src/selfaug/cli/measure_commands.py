@@ -39,6 +39,26 @@ from selfaug.cli.whose_code import say_code_of_run
 
 __all__ = ["assess", "evaluate"]
 
+Suites = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--suite",
+        metavar="FILE",
+        help="Questions of your own, JSONL or module:function; may be repeated.",
+    ),
+]
+Benchmarks = Annotated[
+    list[str] | None,
+    typer.Option("--benchmark", metavar="TASK", help="A task of lm-eval, beside it; may be repeated."),
+]
+BenchmarkTasks = Annotated[
+    str | None,
+    typer.Option("--benchmark-tasks", metavar="FOLDER", help="Task files of your own, for --benchmark."),
+]
+BenchmarkItems = Annotated[
+    int | None, typer.Option("--benchmark-items", metavar="NUMBER", min=1, help="So many of each.")
+]
+
 
 @app.command(
     epilog="Example: selfaug assess --model Qwen/Qwen2.5-0.5B-Instruct --train rows.jsonl --eval held-out.jsonl"
@@ -61,6 +81,10 @@ def assess(
         int, typer.Option("--probe-steps", metavar="STEPS", min=1, help="Steps of the plain-LoRA probe.")
     ] = 40,
     level: Level = "auto",
+    suite: Suites = None,
+    benchmark: Benchmarks = None,
+    benchmark_tasks: BenchmarkTasks = None,
+    benchmark_items: BenchmarkItems = None,
     general_items: Annotated[
         int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many general requests.")
     ] = None,
@@ -98,6 +122,7 @@ def assess(
         "--overwrite": overwrite or None,
         "--offline": offline or None,
         **asking_flags(ctx, scorer, level, max_new_tokens),
+        "--suite": suite or None,
     }
     settings = load_settings(config, flags, sets, command="assess")
     quiet_libraries(settings, debug=debugging(ctx))
@@ -113,16 +138,20 @@ def assess(
                 AskSettings(
                     scorer=settings.evaluation.scorer,
                     level=settings.evaluation.level,
+                    suites=settings.evaluation.suites,
                     general_items=general_items,
                     task_items=task_items,
                     max_new_tokens=settings.evaluation.max_new_tokens,
                 ),
                 probe_steps=probe_steps,
+                benchmarks=benchmark or (),
+                benchmark_tasks=benchmark_tasks,
+                benchmark_items=benchmark_items,
                 on_progress=progress.show,
             )
     except KeyboardInterrupt as interrupt:
         record_file = Path(settings.run.output) / "record.json"
-        raise going_on(record_file if settings.run.overwrite else None) from interrupt
+        raise going_on(record_file if settings.run.overwrite else None, by_flag=overwrite) from interrupt
     write_page(settings.run.output)
     if as_json:
         print_json(record)
@@ -153,33 +182,34 @@ def evaluate(
         float | None,
         typer.Option("--max-forgetting", metavar="SHARE", min=0, max=1, help="Gate: general score lost."),
     ] = None,
+    min_retention: Annotated[
+        float | None,
+        typer.Option(
+            "--min-retention",
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Gate: share of the general score that is kept.",
+        ),
+    ] = None,
     min_task_gain: Annotated[
         float | None,
         typer.Option("--min-task-gain", metavar="SHARE", min=-1, max=1, help="Gate: task score gained."),
+    ] = None,
+    min_task_score: Annotated[
+        float | None,
+        typer.Option(
+            "--min-task-score", metavar="SHARE", min=0, max=1, help="Gate: the tuned model's task score."
+        ),
     ] = None,
     half: Annotated[
         str, typer.Option("--half", metavar="NAME", help="General requests: test, or dev to choose on.")
     ] = "test",
     level: Level = "auto",
-    suite: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--suite",
-            metavar="FILE",
-            help="Questions of your own, JSONL or module:function; may be repeated.",
-        ),
-    ] = None,
-    benchmark: Annotated[
-        list[str] | None,
-        typer.Option("--benchmark", metavar="TASK", help="A task of lm-eval, beside it; may be repeated."),
-    ] = None,
-    benchmark_tasks: Annotated[
-        str | None,
-        typer.Option("--benchmark-tasks", metavar="FOLDER", help="Task files of your own, for --benchmark."),
-    ] = None,
-    benchmark_items: Annotated[
-        int | None, typer.Option("--benchmark-items", metavar="NUMBER", min=1, help="So many of each.")
-    ] = None,
+    suite: Suites = None,
+    benchmark: Benchmarks = None,
+    benchmark_tasks: BenchmarkTasks = None,
+    benchmark_items: BenchmarkItems = None,
     general_items: Annotated[
         int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many of them.")
     ] = None,
@@ -261,7 +291,9 @@ def evaluate(
                 benchmark_tasks=benchmark_tasks,
                 benchmark_items=benchmark_items,
                 max_forgetting=max_forgetting,
+                min_retention=min_retention,
                 min_task_gain=min_task_gain,
+                min_task_score=min_task_score,
                 forecast=forecast,
                 device=device,
                 offline=offline,

@@ -11,9 +11,23 @@ from scipy.special import gammaincinv
 
 from selfaug.core.statistics import CONFIDENCE, Interval, cluster_stretch
 
-__all__ = ["GateResult", "Outcome", "at_least", "at_most", "bound_on_gain", "bound_on_loss", "overall"]
+__all__ = [
+    "GateResult",
+    "Outcome",
+    "Room",
+    "Unit",
+    "at_least",
+    "at_most",
+    "bound_on_gain",
+    "bound_on_loss",
+    "bound_on_retention",
+    "bound_on_score",
+    "overall",
+]
 
 Outcome = Literal["pass", "fail", "inconclusive"]
+
+Unit = Literal["points", "%"]
 
 _MANY = 5
 
@@ -29,7 +43,7 @@ class GateResult:
         name: what is bounded.
         outcome: "pass" if the whole interval is on the right side of the bound, "fail" if it is wholly on the other
             side, else "inconclusive".
-        value: the estimate with its 95 % interval, a share.
+        value: the estimate with its 95 % interval, a share; NaN where there is none, which is inconclusive.
         bound: the limit, a share.
         sense: "at most" or "at least".
         items: measured items.
@@ -40,6 +54,7 @@ class GateResult:
             decided; else None.
         clusters: of the measured items, by which the interval goes; None where none share one.
         clusters_needed: that so many items as are needed are in, as many in each as were measured.
+        unit: "points" of a difference of shares, "%" of a share.
     """
 
     name: str
@@ -52,6 +67,22 @@ class GateResult:
     at_stake: float | None = None
     clusters: int | None = None
     clusters_needed: int | None = None
+    unit: Unit = "points"
+
+
+@dataclass(frozen=True)
+class Room:
+    """How far one more item would move a value, times their number.
+
+    Attributes:
+        down: the item that moves it furthest down.
+        up: the same, up.
+        stretched: whether its interval is wider where there are few clusters, by `cluster_stretch`.
+    """
+
+    down: float
+    up: float
+    stretched: bool = True
 
 
 def at_most(
@@ -82,12 +113,27 @@ def at_most(
 
 
 def at_least(
-    name: str, value: Interval, bound: float, items: int, *, clusters: int | None = None
+    name: str,
+    value: Interval,
+    bound: float,
+    items: int,
+    *,
+    clusters: int | None = None,
+    room: Room | None = None,
+    unit: Unit = "points",
 ) -> GateResult:
-    """Whether the value is at least the bound; arguments as of `at_most`."""
+    """Whether the value is at least the bound.
+
+    Args:
+        name, value, bound, items, clusters: as of `at_most`.
+        room: by which the items that would decide are known; of a difference of means by default.
+        unit: in which it is shown.
+    """
     outcome: Outcome = "pass" if value.low >= bound else "fail" if value.high < bound else "inconclusive"
-    needed = _needed(outcome, value, bound, items, clusters)
-    return GateResult(name, outcome, value, bound, "at least", items, needed[0], None, clusters, needed[1])
+    needed = _needed(outcome, value, bound, items, clusters, room)
+    return GateResult(
+        name, outcome, value, bound, "at least", items, needed[0], None, clusters, needed[1], unit
+    )
 
 
 def bound_on_loss(name: str, gained: Mapping[str, Any], most: float, at_stake: float) -> GateResult:
@@ -110,6 +156,37 @@ def bound_on_gain(name: str, gained: Mapping[str, Any], least: float) -> GateRes
     return at_least(name, gain, least, gained["items"], clusters=gained["clusters"])
 
 
+def bound_on_score(name: str, suite: Mapping[str, Any], least: float) -> GateResult:
+    """Whether the tuned model's score is at least so much.
+
+    Args:
+        name: what is bounded.
+        suite: scores of both models on the same items, as a record has them.
+        least: the limit, a share.
+    """
+    score = Interval(**suite["tuned"])
+    room = Room(score.value, 1 - score.value)
+    clusters = suite["difference"]["clusters"]
+    return at_least(name, score, least, suite["items"], clusters=clusters, room=room, unit="%")
+
+
+def bound_on_retention(name: str, suite: Mapping[str, Any], least: float) -> GateResult:
+    """Whether the tuned model's score is at least such a share of the base model's; arguments as of `bound_on_score`.
+
+    Inconclusive where the base model scores nothing, of which no share is kept or lost.
+    """
+    clusters, base = suite["difference"]["clusters"], suite["base"]["value"]
+    if suite["retention"] is None:
+        none = Interval(math.nan, math.nan, math.nan)
+        return GateResult(
+            name, "inconclusive", none, least, "at least", suite["items"], None, base, clusters, unit="%"
+        )
+    kept = Interval(**suite["retention"])
+    # One that the base model alone gets right, and one that the tuned one alone does: see `retention`.
+    room = Room(kept.value / base, 1 / base, stretched=False)
+    return at_least(name, kept, least, suite["items"], clusters=clusters, room=room, unit="%")
+
+
 def overall(results: list[GateResult]) -> Outcome:
     """A gate fails if one bound fails, and passes only if all pass.
 
@@ -123,7 +200,12 @@ def overall(results: list[GateResult]) -> Outcome:
 
 
 def _needed(
-    outcome: Outcome, value: Interval, bound: float, items: int, clusters: int | None
+    outcome: Outcome,
+    value: Interval,
+    bound: float,
+    items: int,
+    clusters: int | None,
+    room: Room | None = None,
 ) -> tuple[int | None, int | None]:
     """Items with which an end of the interval would lie on the bound, if shares stayed as they are, and their clusters.
 
@@ -137,15 +219,18 @@ def _needed(
         return None, None
     if clusters is not None and clusters < _FEWEST_CLUSTERS:
         return None, None
-    room = 1 + value.value if above else 1 - value.value  # that an item can move the mean, times their number
+    room = room or Room(1 + value.value, 1 - value.value)  # of a difference of means
+    moved = room.down if above else room.up
     if clusters is None:
-        return max(items + 1, math.ceil(items * _times(side, distance, room, items))), None
+        return max(items + 1, math.ceil(items * _times(side, distance, moved, items))), None
     # The more clusters there are, the less their interval is stretched.
-    few, enough = clusters, clusters + math.ceil(clusters * _times(side, distance, room, items))
+    few, enough = clusters, clusters + math.ceil(clusters * _times(side, distance, moved, items))
     while enough - few > 1:
         some = (few + enough) // 2
-        narrower = side * cluster_stretch(some) / cluster_stretch(clusters)
-        decided = clusters * _times(narrower, distance, room, items) <= some
+        narrower = side
+        if room.stretched:
+            narrower *= cluster_stretch(some) / cluster_stretch(clusters)
+        decided = clusters * _times(narrower, distance, moved, items) <= some
         few, enough = (few, some) if decided else (some, enough)
     return math.ceil(items * enough / clusters), enough
 

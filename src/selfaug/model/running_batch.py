@@ -364,7 +364,8 @@ def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple
 def forward_options(model: PreTrainedModel) -> dict[str, Any]:
     """Arguments that most models take, but not all: those with ALiBi, for one, have no positions."""
     accepted = inspect.signature(_base(model).forward).parameters
-    options: dict[str, Any] = {"logits_to_keep": 1, "position_ids": None}
+    # trl has a mixture's config ask for its router's loss, which does not know of a cache.
+    options: dict[str, Any] = {"logits_to_keep": 1, "position_ids": None, "output_router_logits": False}
     return {name: value for name, value in options.items() if name in accepted}
 
 

@@ -54,6 +54,7 @@ class ReferenceWindow:
         sources: how many are held out and how many are training prompts.
         adapter: which weights were measured.
         sketch: of all training prompts.
+        wanted: how many prompts were asked for: there are fewer where the rows had no more. None if it isn't known.
     """
 
     lengths: NDArray[np.int64]
@@ -62,6 +63,7 @@ class ReferenceWindow:
     sources: dict[str, int]
     adapter: str
     sketch: NoveltySketch
+    wanted: int | None = None
 
     def __post_init__(self) -> None:
         size = len(self.lengths)
@@ -114,6 +116,7 @@ class ReferenceWindow:
             "lengths": self.lengths,
             "drift": self.drift,
             "novelty": self.novelty,
+            "wanted": self.wanted,
         }
         write_record(folder / _RECORD, RECORD_KIND, data)
 
@@ -139,6 +142,7 @@ class ReferenceWindow:
                 data["sources"],
                 data["adapter"],
                 NoveltySketch.load(folder / _SKETCH),
+                data.get("wanted"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
@@ -195,6 +199,7 @@ def measure_reference_window(
         {"held out": len(unseen), "training": len(seen)},
         adapter,
         sketch,
+        prompts,
     )
 
 

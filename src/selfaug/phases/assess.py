@@ -19,10 +19,12 @@ from selfaug.core.detectable import detectable_difference
 from selfaug.core.positions import IGNORED
 from selfaug.core.statistics import ASSUMED_CORRELATION, cluster_correlation, expected_design_effect
 from selfaug.eval.scorers import files_of_scorer, named_scorer
+from selfaug.eval.suite_files import read_suite
 from selfaug.model.memory import release_memory
 from selfaug.phases.bench import content_of_base, contents_of, said_of_evaluation
 from selfaug.phases.data_checks import asked_rows, check_data, similar_questions
 from selfaug.phases.evaluate import evaluate, require_chat_template
+from selfaug.phases.evaluation_settings import hash_of_items, suites_of
 from selfaug.phases.inputs import (
     TrainingData,
     compute_dtype,
@@ -30,6 +32,7 @@ from selfaug.phases.inputs import (
     load_training_data,
     resolve_device,
 )
+from selfaug.phases.lm_eval_suites import hash_of_tasks, require_benchmarks
 from selfaug.phases.made_of import made_of
 from selfaug.phases.own_process import require_no_launcher
 from selfaug.phases.progress import Progress
@@ -56,6 +59,9 @@ def assess(
     ask: AskSettings,
     *,
     probe_steps: int = PROBE_STEPS,
+    benchmarks: Sequence[str] = (),
+    benchmark_tasks: str | None = None,
+    benchmark_items: int | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Check the data, train the probe, evaluate base model and probe; what was cut off goes on.
@@ -66,6 +72,9 @@ def assess(
             LoRA is planned, the probe is LoRA all the same, at LoRA's default learning rate.
         ask: what base model and probe are asked.
         probe_steps: optimizer steps of the probe.
+        benchmarks: tasks of lm-eval that both are asked, too.
+        benchmark_tasks: folder with task files of the user's.
+        benchmark_items: how many of each; None for all.
         on_progress: called with what is being done.
 
     Returns:
@@ -81,10 +90,19 @@ def assess(
     work = WorkFolder(
         folder, "assessment", {"record.json", "report.html", "probe", _SURPRISE}, last=["record.json"]
     )
-    settings = {"config": training_settings(config), "probe_steps": probe_steps, **asdict(ask)}
+    more: dict[str, Any] = {}
+    if benchmarks:
+        require_benchmarks(benchmarks, benchmark_tasks)
+        more = {
+            "benchmarks": list(benchmarks),
+            "benchmark_tasks": benchmark_tasks,
+            "benchmark_items": benchmark_items,
+        }
+    settings = {"config": training_settings(config), "probe_steps": probe_steps, **asdict(ask), **more}
+    of_suites = _contents_of_suites(ask.suites, benchmarks, benchmark_tasks)
     if (other := _other_method(config)) is not None:
         on_progress(Progress("warning", message=f"lora.method is {config.lora.method}: {other}"))
-    if (left_out := said_of_evaluation(config, "rows of data.eval are asked")) is not None:
+    if (left_out := said_of_evaluation(config, "rows of data.eval are asked", with_suites=True)) is not None:
         on_progress(Progress("warning", message=left_out))
     on_progress(Progress("data"))
     # What is replayed is none of the job's rows, and the probe is trained without it.
@@ -106,14 +124,33 @@ def assess(
             "data.template": [config.data.template] if config.data.template else [],
             "--scorer": files_of_scorer(ask.scorer),
         }
-        contents = contents_of(sources) | content_of_base(config)
+        contents = contents_of(sources) | of_suites | content_of_base(config)
         work.open(settings, overwrite=config.run.overwrite, sources=contents)
-        return _assessed(config, ask, settings, data, work, on_progress)
+        return _assessed(config, ask, more, settings, data, work, on_progress)
+
+
+def _contents_of_suites(
+    suites: Sequence[str], benchmarks: Sequence[str], benchmark_tasks: str | None
+) -> dict[str, Any]:
+    """What identifies the content of the user's own suites and tasks, by what they are named by.
+
+    Raises:
+        ConfigError, DataError: if one of them can't be used.
+    """
+    files, made = suites_of(suites, benchmarks)
+    read = [file for name, file in files.items() if name not in made]
+    judges = {judge for file in read for row in read_suite(file) for judge in row.judged_by}
+    contents = contents_of({"--suite": read, "scorers of --suite": sorted(judges)})
+    contents |= {f"--suite {files[name]}": [hash_of_items(items)] for name, items in made.items()}
+    if benchmarks and benchmark_tasks is not None:
+        contents[f"--benchmark-tasks {benchmark_tasks}"] = [hash_of_tasks(benchmark_tasks)]
+    return contents
 
 
 def _assessed(
     config: TrainConfig,
     ask: AskSettings,
+    benchmarks: Mapping[str, Any],
     settings: dict[str, Any],
     data: TrainingData,
     work: WorkFolder,
@@ -142,6 +179,7 @@ def _assessed(
         evaluation = evaluate(
             probe.path,
             ask,
+            **benchmarks,
             device=config.model.device,
             offline=config.run.offline,
             on_progress=on_progress,
@@ -157,6 +195,7 @@ def _assessed(
         "surprise": surprise,
         "level": evaluation["level"],
         "suites": evaluation["suites"],
+        "benchmarks": evaluation["benchmarks"],
         "drift": evaluation["drift"],
         "probe": {
             "steps": trained.record["steps"],

@@ -253,8 +253,8 @@ def _require_nobody_works(folder: Path) -> None:
         except Timeout as error:
             raise StorageError(
                 f"another process (PID {file.stem.split('-')[1]}) works on the balance in {folder}.",
-                hint="leave out --overwrite to work on it too; or stop that process first (Ctrl-C, or `kill` with its "
-                "PID), or give another --output.",
+                hint="leave out --overwrite (or, where the settings say so, give --set run.overwrite=false) to work on "
+                "it too; or stop that process first (Ctrl-C, or `kill` with its PID), or give another --output.",
             ) from error
 
 
@@ -292,7 +292,7 @@ def _balanced(
         asked = {"config": config.model_dump(mode="json"), **asdict(evaluation), **asdict(settings)}
         data = {
             "settings": asked,
-            "made_of": made_of(trained, work.sources(), asked),
+            "made_of": made_of(trained, work.sources(), {**asked, "config": training_settings(config)}),
             "level": bench.level,
             "test_prompts_seen": bench.seen,
             "trials": trials,

@@ -435,14 +435,18 @@ def said_of_left_out(config: TrainConfig) -> str | None:
     return _left_out([name for name, is_set in given.items() if is_set], "every run goes to its last step")
 
 
-def said_of_evaluation(config: TrainConfig, asked: str) -> str | None:
+def said_of_evaluation(config: TrainConfig, asked: str, *, with_suites: bool = False) -> str | None:
     """Which settings of `evaluation` ask nothing here; None if none of them is set.
 
     Args:
         config: the settings.
         asked: what is asked instead, as a sentence.
+        with_suites: whether its suites are asked.
     """
-    usual, names = EvaluationSettings(), ("at_end", "data", "also_score", "suites")
+    usual, names = (
+        EvaluationSettings(),
+        ["at_end", "data", "also_score", *([] if with_suites else ["suites"])],
+    )
     changed = [name for name in names if getattr(config.evaluation, name) != getattr(usual, name)]
     return _left_out([f"evaluation.{name}" for name in changed], asked)
 

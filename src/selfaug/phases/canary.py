@@ -108,7 +108,7 @@ def write_missing_canary(
         config: its settings, from `load_run_config`.
         model: its tuned model, as `load_run_models` gives it.
         tokenizer: of its base model.
-        on_progress: called with what is recorded, or with why nothing is.
+        on_progress: called with what takes long, and with what is recorded, or why nothing is.
 
     Returns:
         Whether it is recorded. It is not where the weights are others than training has written: a server would then
@@ -117,11 +117,16 @@ def write_missing_canary(
     Raises:
         StorageError, DataError: if a record can't be read or written.
     """
+    which = "held-out" if config.data.eval else "training"
+    on_progress(
+        Progress("canary set", message="comparing the weights with those that training has written ...")
+    )
     if hashes_of_weights(run) != read_record(run.record, "train")["weights"]:
         message = f"no canary set is recorded: the weights in {run.path} are not those that its training has written."
         on_progress(Progress("warning", message=message))
         return False
     begun = Begun.read(run)
+    on_progress(Progress("canary set", message=f"reading the {which} rows, for prompts of a canary set ..."))
     rows = _rows_as_trained(run, config, begun)
     asked, day = canary_rows(rows or []), date.fromisoformat(begun.day)
     write_canary(run, model, on_day(tokenizer, day), asked, config.data.chat_template_kwargs, model.dtype)
@@ -130,7 +135,6 @@ def write_missing_canary(
         f"{run.path} had no canary set: it is recorded now, of {prompts}, for `selfaug serve` to replay."
     )
     if rows is None:
-        which = "held-out" if config.data.eval else "training"
         message += f" All are general ones: its {which} rows can't be read as they were when it was trained."
     on_progress(Progress("canary set", message=message))
     return True

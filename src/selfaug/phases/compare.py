@@ -6,6 +6,7 @@ Runs, answers and drift are kept as they are made: a comparison that was cut off
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -49,7 +50,7 @@ from selfaug.phases.progress import Progress
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
 
-__all__ = ["RECORD_KIND", "CompareSettings", "chosen_value", "compare"]
+__all__ = ["RECORD_KIND", "CompareSettings", "chosen_value", "compare", "seeds_there"]
 
 RECORD_KIND = "comparison"
 
@@ -106,9 +107,7 @@ def compare(
             process compares in it.
     """
     require_no_launcher("compare", "start it without the launcher, as one process.")
-    work = WorkFolder(
-        Path(config.run.output), RECORD_KIND, {"record.json", "report.html", *FOLDERS}, last=["record.json"]
-    )
+    work = _work_folder(config.run.output)
     asked = _checked(config, evaluation, settings)
     if config.selfaug.drift_limit is not None:
         on_progress(Progress("warning", message=_NO_DRIFT_LIMIT))
@@ -200,7 +199,7 @@ def _compared(
     }
     data = {
         "settings": asked,
-        "made_of": made_of(trained, work.sources(), asked),
+        "made_of": made_of(trained, work.sources(), {**asked, "config": training_settings(config)}),
         "level": evaluated.level,
         "items": {name: len(suite.ids) for name, suite in table.suites.items()},
         "clusters": {
@@ -302,6 +301,26 @@ def _checked(config: TrainConfig, evaluation: BenchSettings, settings: CompareSe
             else "`selfaug compare --help` shows the flags and an example.",
         )
     return wanted
+
+
+def _work_folder(path: str | os.PathLike[str]) -> WorkFolder:
+    return WorkFolder(Path(path), RECORD_KIND, {"record.json", "report.html", *FOLDERS}, last=["record.json"])
+
+
+def seeds_there(folder: str | os.PathLike[str]) -> list[int]:
+    """Seeds of the comparison in a folder, each once: of one that was cut off the first; none where there is none.
+
+    Args:
+        folder: of the comparison; it need not exist.
+
+    Raises:
+        DataError: if what is there can't be read.
+    """
+    begun = _work_folder(folder).begun_with()
+    if begun is None:
+        return []
+    found = _seeds_of_methods(Path(folder) / "record.json").values()
+    return _in_order([int(begun["first_seed"]), *(seed for seeds in found for seed in seeds)])
 
 
 def _seeds_of_methods(record: Path) -> dict[str, list[int]]:

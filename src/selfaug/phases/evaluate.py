@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig, load_config
 from selfaug.core.forecast import Forecast
-from selfaug.core.gate import bound_on_gain, bound_on_loss, overall
+from selfaug.core.gate import bound_on_gain, bound_on_loss, bound_on_retention, bound_on_score, overall
 from selfaug.core.trained_on import trained_on_in_words
 from selfaug.data.sources import require_names
 from selfaug.errors import ConfigError, ModelError, StorageError
@@ -64,7 +64,7 @@ from selfaug.phases.trained_on import trained_on
 from selfaug.phases.trained_template import trained_no_answer, trained_template
 from selfaug.phases.versions import NOT_KNOWN, for_record, versions_so_far
 from selfaug.phases.work_time import WORKED, WorkTime
-from selfaug.records import read_lines, read_record, write_lines, write_record, writing_into
+from selfaug.records import as_json, read_lines, read_record, write_lines, write_record, writing_into
 from selfaug.replaced import Replaced
 from selfaug.rundir import RunDir
 
@@ -85,6 +85,25 @@ _VERSIONS = "versions"
 
 FAST_ROWS = 32
 """Rows that are asked beside the fast subset of the general suite."""
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Of the gate, as of `evaluate`; None where there is none."""
+
+    max_forgetting: float | None
+    min_retention: float | None
+    min_task_gain: float | None
+    min_task_score: float | None
+
+    @property
+    def given(self) -> bool:
+        return any(bound is not None for bound in asdict(self).values())
+
+    @property
+    def of_task(self) -> dict[str, float | None]:
+        """Those that need held-out rows, by their flags."""
+        return {"--min-task-gain": self.min_task_gain, "--min-task-score": self.min_task_score}
 
 
 @dataclass(frozen=True)
@@ -111,7 +130,9 @@ def evaluate(
     benchmark_tasks: str | None = None,
     benchmark_items: int | None = None,
     max_forgetting: float | None = None,
+    min_retention: float | None = None,
     min_task_gain: float | None = None,
+    min_task_score: float | None = None,
     forecast: str | None = None,
     device: str = "auto",
     offline: bool = False,
@@ -133,12 +154,14 @@ def evaluate(
         benchmark_tasks: folder with task files of the user's.
         benchmark_items: how many of each; None for all.
         max_forgetting: share; the gate's bound on score(base) − score(tuned) over the general requests.
+        min_retention: share; the gate's bound on score(tuned) / score(base) over the general requests.
         min_task_gain: share; the gate's bound on score(tuned) − score(base) over the rows.
+        min_task_score: share; the gate's bound on score(tuned) over the rows.
         forecast: folder of a comparison of the same base model: what its runs forgot at this drift is shown beside.
         device: "auto", "cpu" or "cuda".
         offline: use only what is on this machine.
-        overwrite: evaluate anew where there is an evaluation. Without it, bounds, a forecast, other scorers and a
-            canary set are added to one with the same settings, whose answers stay.
+        overwrite: evaluate anew where there is an evaluation. Without it, bounds, a forecast and other scorers are
+            added to one with the same settings, whose answers stay; where none of these is given, a canary set.
         base_from: a run that was evaluated with the same settings; the base model's answers are taken from there.
         on_progress: called with what is being done.
 
@@ -152,11 +175,10 @@ def evaluate(
         on_progress(Progress("warning", message=told))
 
     config = load_run_config(folder, tell, offline=offline)
+    bounds = _Bounds(max_forgetting, min_retention, min_task_gain, min_task_score)
     named_scorer(ask.scorer)  # refuses one that there isn't
     others = {name: named_scorer(name) for name in also_score if name != ask.scorer}
-    _require_reportable_rows(
-        folder, config, data, with_gain=min_task_gain is not None, with_others=bool(others)
-    )
+    _require_reportable_rows(folder, config, data, bounds, with_others=bool(others))
     as_set = load_config(folder.config)  # with names as they are, wherever their files are found from here
     foretold = None if forecast is None else read_forecast(forecast, as_set.model.name)
     level = level_of(ask.level)
@@ -184,8 +206,7 @@ def evaluate(
                 folder,
                 settings,
                 contents,
-                max_forgetting,
-                min_task_gain,
+                bounds,
                 forecast,
                 foretold,
                 lambda: (
@@ -231,12 +252,7 @@ def evaluate(
             _take_base_answers(known, work, asked)
         measured = _measured(models, config, questions, asked, otherwise, requests)
         results, drift = measured["suites"], measured["drift"].get(OWN_ANSWERS, {"nats": None})["nats"]
-        gate = _gate(
-            {name: asdict(suite["difference"]) for name, suite in results.items()},
-            results["general"]["base"].value,
-            max_forgetting,
-            min_task_gain,
-        )
+        gate = _gate(as_json(results), bounds)
         record = {
             "run": str(folder.path),
             "settings": settings,
@@ -334,7 +350,7 @@ class _Prompts:
 
 
 def _require_reportable_rows(
-    run: RunDir, config: TrainConfig, data: Sequence[str], *, with_gain: bool, with_others: bool
+    run: RunDir, config: TrainConfig, data: Sequence[str], bounds: _Bounds, *, with_others: bool
 ) -> None:
     """Refuse what needs held-out rows without any, and rows on which the run's checkpoint was chosen.
 
@@ -342,15 +358,16 @@ def _require_reportable_rows(
         run: that is evaluated.
         config: its settings.
         data: sources that were named; those that the run evaluated on if empty.
-        with_gain: whether there is a bound on the task's gain.
+        bounds: of the gate.
         with_others: whether answers are scored otherwise, too.
 
     Raises:
         ConfigError: if there are none, or they were chosen on.
     """
-    needs_rows = {"--min-task-gain": with_gain, "--also-score": with_others}
-    if any(needs_rows.values()) and not (data or config.data.eval):
-        given = " and ".join(name for name, needs in needs_rows.items() if needs)
+    needing = [flag for flag, bound in bounds.of_task.items() if bound is not None]
+    needing += ["--also-score"] if with_others else []
+    if needing and not (data or config.data.eval):
+        given = " and ".join(needing)
         raise ConfigError(
             f"{given}: needs held-out rows, and the run was trained without any.",
             hint="give them with --data.",
@@ -431,8 +448,7 @@ def _decided_anew(
     run: RunDir,
     settings: dict[str, Any],
     contents: dict[str, list[str]],
-    max_forgetting: float | None,
-    min_task_gain: float | None,
+    bounds: _Bounds,
     forecast: str | None,
     foretold: Forecast | None,
     also: Callable[[], dict[str, Any]],
@@ -442,7 +458,8 @@ def _decided_anew(
     """The evaluation that is there with other bounds, scorers or another forecast: answers and drift stay as they are,
     and so does, as `gates_before`, what was decided otherwise.
 
-    Where none of these is given, `canary` adds a canary set, if it can, and the evaluation stays as it is.
+    Where none of these is given, `canary` adds a canary set, if it can, and the evaluation stays as it is. Where one
+    is, no model is loaded, as a gate should be quick, and a canary set that is missing is told.
 
     Raises:
         StorageError: if there is nothing to decide anew, or the evaluation has other settings, or is of files that have
@@ -458,20 +475,14 @@ def _decided_anew(
             hint="use --overwrite to evaluate it by what is in there now.",
         )
     scored = {} if changed else also()
-    bounded = max_forgetting is not None or min_task_gain is not None
-    if changed or not (bounded or foretold is not None or scored or canary()):
+    if changed or not (bounds.given or foretold is not None or scored or canary()):
         other = f", with another {', '.join(changed)}" if changed else ""
         raise StorageError(
             f"{run.path} has an evaluation already{other}.",
             hint=f"look at {run.evaluation}; with the same settings, give bounds for its gate (--max-forgetting, "
-            "--min-task-gain) or other scorers (--also-score); or use --overwrite.",
+            "--min-retention, --min-task-gain, --min-task-score) or other scorers (--also-score); or use --overwrite.",
         )
-    gate = _gate(
-        {name: suite["difference"] for name, suite in record["suites"].items()},
-        record["suites"]["general"]["base"]["value"],
-        max_forgetting,
-        min_task_gain,
-    )
+    gate = _gate(record["suites"], bounds)
     if gate is not None:
         if record["gate"] not in (None, gate):
             record["gates_before"] = [*record.get("gates_before", []), record["gate"]]
@@ -482,6 +493,10 @@ def _decided_anew(
         _require_level(forecast, record["level"]["level"])
         record["forecast"] = expected_forgetting(foretold, moved)
     record["also"] |= scored
+    if lacks_canary(run):
+        tell(
+            "no canary set is recorded: give the same command without bounds, --forecast and --also-score to record it."
+        )
     return _written(run, record, gate, tell)
 
 
@@ -660,23 +675,24 @@ def _opened(
         spent.keep()
 
 
-def _gate(
-    differences: dict[str, dict[str, Any]],
-    general_base: float,
-    max_forgetting: float | None,
-    min_task_gain: float | None,
-) -> dict[str, Any] | None:
+def _gate(suites: Mapping[str, Mapping[str, Any]], bounds: _Bounds) -> dict[str, Any] | None:
     """What the bounds say, for the record; None without any.
 
     Args:
-        differences: fields of a `PairedDifference` by suite, as a record has them.
-        general_base: the base model's general score, a share: more it can't forget.
-        max_forgetting: share of the general score.
-        min_task_gain: share of the task score.
+        suites: what both models score, as a record has it.
+        bounds: that are given.
     """
-    bounds = []
-    if max_forgetting is not None:
-        bounds.append(bound_on_loss("forgetting", differences["general"], max_forgetting, general_base))
-    if min_task_gain is not None:
-        bounds.append(bound_on_gain("task gain", differences["task"], min_task_gain))
-    return {"outcome": overall(bounds), "bounds": [asdict(one) for one in bounds]} if bounds else None
+    general, found = suites["general"], []
+    if bounds.max_forgetting is not None:
+        at_stake = general["base"]["value"]
+        found.append(bound_on_loss("forgetting", general["difference"], bounds.max_forgetting, at_stake))
+    if bounds.min_retention is not None:
+        found.append(bound_on_retention("retention", general, bounds.min_retention))
+    if bounds.min_task_gain is not None:
+        found.append(bound_on_gain("task gain", suites["task"]["difference"], bounds.min_task_gain))
+    if bounds.min_task_score is not None:
+        found.append(bound_on_score("task score", suites["task"], bounds.min_task_score))
+    if not found:
+        return None
+    gate: dict[str, Any] = as_json({"outcome": overall(found), "bounds": [asdict(one) for one in found]})
+    return gate

@@ -10,7 +10,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -20,6 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, OSFConfig, PeftConfig
+from peft.utils.transformers_weight_conversion import (
+    convert_peft_config_for_transformers,
+    get_model_conversion_mapping,
+)
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -606,7 +610,7 @@ def require_usable_after_training(model: PreTrainedModel, settings: LoraSettings
     require_generation(model)
     # A run that is gone on from has its layers, whatever its names are.
     if settings.method != "full" and settings.start_from is None:
-        _require_named_layers(model, settings.target_modules)
+        _require_named_layers(model, settings)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if settings.method == "full" or getattr(head, "weight", None) is not embedding.weight:
         return
@@ -621,12 +625,13 @@ def require_usable_after_training(model: PreTrainedModel, settings: LoraSettings
         )
 
 
-def _require_named_layers(model: nn.Module, names: Sequence[str]) -> None:
+def _require_named_layers(model: nn.Module, settings: LoraSettings) -> None:
     """Refuse names that PEFT leaves out without a word, as long as another one names a layer.
 
     Raises:
         ConfigError: with all of them.
     """
+    names = settings.target_modules
     if list(names) == ["all-linear"]:
         return
     if "all-linear" in names:
@@ -637,16 +642,37 @@ def _require_named_layers(model: nn.Module, names: Sequence[str]) -> None:
         )
     modules = [name for name, _ in model.named_modules() if name]
     ends = {name.rpartition(".")[2] for name in modules}
+    of_modules = _without_expert_layers(model, settings)
     unknown = [
         f"{one}{nearest_name(one, ends)}"
         for one in names
-        if not any(f".{name}".endswith(f".{one}") for name in modules)
+        if one in of_modules and not any(f".{name}".endswith(f".{one}") for name in modules)
     ]
     if unknown:
         raise ConfigError(
             f"lora.target_modules names layers that this model does not have: {', '.join(unknown)}.",
             hint="name them by the ends of their names, such as q_proj; `all-linear` takes all but the head.",
         )
+
+
+def _without_expert_layers(model: nn.Module, settings: LoraSettings) -> Collection[str]:
+    """The names that PEFT looks for among modules.
+
+    It takes the layers of a mixture's experts, such as `gate_proj`, for the tensor that transformers 5 joins them in.
+
+    Raises:
+        ConfigError: if only some of the layers that are joined are named.
+    """
+    adapter = adapter_config(settings, model)
+    if adapter is None:
+        return ()
+    try:
+        convert_peft_config_for_transformers(adapter, model, get_model_conversion_mapping(model))
+    except ValueError as error:
+        raise ConfigError(
+            f"lora.target_modules can't be had: {error}", hint="name all of these layers, or none of them."
+        ) from error
+    return set(adapter.target_modules)
 
 
 def require_known_tokens(model: PreTrainedModel, data: TrainingData) -> None:

@@ -21,7 +21,7 @@ def made_of(
         trained: record of a run on the base model.
         sources: what identifies the content of each source, as `contents_of` has it. The base model may be among
             them: it is told by what the run has found.
-        settings: as the record has them.
+        settings: those that results depend on, as JSON values.
     """
     return {
         "base": {name: trained["model"].get(name) for name in _OF_BASE},

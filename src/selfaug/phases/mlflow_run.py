@@ -90,6 +90,11 @@ def log_evaluation(run: str, record: Mapping[str, Any]) -> str:
                     "selfaug.gate": outcome,
                     "selfaug.level": str(record["level"]["level"]),
                     **{f"selfaug.gate.{name}": bound["outcome"] for name, bound in bounds.items()},
+                    **{
+                        f"selfaug.gate.{name}.{word}": str(value)
+                        for name, bound in bounds.items()
+                        for word, value in _in_words_of_mlflow(bound).items()
+                    },
                 }
             )
             for file in (folder.evaluation, folder.report, folder.record, folder.config):
@@ -101,6 +106,16 @@ def log_evaluation(run: str, record: Mapping[str, Any]) -> str:
             f"the evaluation is written, but MLflow did not take it: {error}",
             hint="check MLFLOW_TRACKING_URI.",
         ) from error
+
+
+def _in_words_of_mlflow(bound: Mapping[str, Any]) -> dict[str, float | bool]:
+    """What `mlflow.models.MetricThreshold` takes for a bound on the metric `gate/NAME/value`.
+
+    But for a gain above 0: that is a change of `task/tuned` against the base model. MLflow knows no change for the
+    worse, so that what may be lost is a threshold, too.
+    """
+    word = "min_absolute_change" if bound["name"] == "task gain" and bound["bound"] > 0 else "threshold"
+    return {word: bound["bound"], "greater_is_better": bound["sense"] == "at least"}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -63,6 +63,7 @@ _COMPARED = "### Compared with the Base Model"
 
 # To the next heading of its level. A line with a single # can be a comment in code of the user's.
 _EVALUATION_SECTION = re.compile(r"^## Evaluation[ \t]*\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_LICENSE_LINE = re.compile(r"^- \*\*License:\*\*.*(?:\n[ \t]+\S.*)*", re.MULTILINE)
 _COMPARED_PART = re.compile(rf"^{_COMPARED}[ \t]*\n.*?(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -79,13 +80,13 @@ def model_card(
         config: the run's settings.
         record: data of the run's record.
         exported: as for `write_manifest`.
-        terms: the licence, as `stored_license`; that of the base model if empty.
+        terms: the licence, as `stored_license`; that of the base model if None.
     """
     name, (base, local) = config.model.name, public_base(config)
     method, aligned = config.lora.method, config.selfaug.alpha > 0
     adapter = method != "full" and exported is None
     of_base = stored_license(name)
-    terms = terms or of_base
+    terms = of_base if terms is None else terms
     front: dict[str, Any] = {**terms, "pipeline_tag": "text-generation"}
     if not local:
         front["base_model"] = name
@@ -193,16 +194,25 @@ def exported_card(
 
     Args:
         config, record, exported: as for `model_card`.
-        card: that of the run, which users edit. Without it, all is as the record says.
+        card: that of the run, which users edit: a licence that is not in there is none. Without a card, all is as the
+            record says.
     """
-    anew = model_card(config, record, exported=exported, terms=stored_license(card.parent))
+    # Else what somebody trained would be published under the base model's licence, though its owner chose another.
+    terms = stored_license(card.parent) if card.exists() else None
+    anew = model_card(config, record, exported=exported, terms=terms)
     try:
-        section = _EVALUATION_SECTION.search(card.read_text(encoding="utf-8"))
+        text = card.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        section = None
-    if section is None:
         return anew
-    return _EVALUATION_SECTION.sub(lambda _: section[0], anew, count=1)
+    for part in (_LICENSE_LINE, _EVALUATION_SECTION):
+        anew = _kept(part, text, anew)
+    return anew
+
+
+def _kept(part: re.Pattern[str], card: str, anew: str) -> str:
+    """The new card with this part of the other one, if that has it."""
+    found = part.search(card)
+    return anew if found is None else part.sub(lambda _: found[0], anew, count=1)
 
 
 def public_base(config: TrainConfig) -> tuple[str, bool]:
@@ -304,7 +314,8 @@ def _asked(suite: str, scorer: str) -> str:
 
 
 def _bound(bound: Mapping[str, Any]) -> str:
-    return f"{bound['name']} {bound['sense']} {100 * bound['bound']:g} points: {bound['outcome']}"
+    unit = bound.get("unit", "points")  # earlier records have differences only
+    return f"{bound['name']} {bound['sense']} {100 * bound['bound']:g} {unit}: {bound['outcome']}"
 
 
 def _share(interval: Mapping[str, float]) -> str:

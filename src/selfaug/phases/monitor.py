@@ -171,7 +171,10 @@ def _require_unchanged(
 ) -> None:
     """Refuse what a window that is there would leave out: other rows, or another number of prompts."""
     size = len(window.lengths)
-    flags = [*(["--data"] if data else []), *(["--prompts"] if prompts not in (None, size) else [])]
+    # Where the rows had no more than it has, so would they have now.
+    has_all = window.wanted is None or window.wanted > size
+    other = prompts is not None and prompts != size and not (prompts > size and has_all)
+    flags = [*(["--data"] if data else []), *(["--prompts"] if other else [])]
     if flags:
         raise StorageError(
             f"{run.path} has a reference window of {size:,} prompts already, which {' and '.join(flags)} would not "

@@ -593,7 +593,9 @@ def _how_to_get_canary(run: RunDir) -> str:
     """What records the canary set of a run without one; empty where only training can, which has not ended."""
     if not lacks_canary(run):
         return ""
-    as_before = ", with the settings of its evaluation," if run.evaluation.exists() else ""
+    as_before = ""
+    if run.evaluation.exists():
+        as_before = ", with the settings of its evaluation, but no bounds, --forecast or --also-score,"
     return f"; `selfaug evaluate {shlex.quote(str(run.path))}`{as_before} records one"
 
 

@@ -155,6 +155,8 @@ def _begun_anew(config: TrainConfig, on_progress: Callable[[Progress], None]) ->
         run = RunDir.create(config.run.output, overwrite=config.run.overwrite)
     else:
         run = RunDir(config.run.output)
+    # It belongs to this command: whoever gives the run's settings to another one would replace what is there, too.
+    config = config.model_copy(update={"run": config.run.model_copy(update={"overwrite": False})})
     try:
         with _told_how_to_go_on(run):
             begun = Begun.here(config, inputs.data, identity, today, inputs.dtype)

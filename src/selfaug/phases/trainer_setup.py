@@ -199,10 +199,6 @@ def _trainer_settings(training: Training) -> SelfAugConfig:
         fp16=mixed and dtype is torch.float16,
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
-        # Else each GPU keeps all gradients whole, until the last micro-batch: as large as the model.
-        accelerator_config={
-            "gradient_accumulation_kwargs": {"sync_each_batch": config.lora.method == "full" and is_fsdp()}
-        },
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
         save_steps=settings.save_steps,

@@ -25,7 +25,10 @@ def made_of_provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("base weights", f"hash {base[:16]}…"),
         *([] if tokenizer is None else [("tokeniser and chat template", f"hash {tokenizer[:16]}…")]),
-        ("settings", f"SHA-256 {found['settings_sha256'][:16]}…, whole in record.json"),
+        (
+            "settings",
+            f"SHA-256 {found['settings_sha256'][:16]}… of those that results depend on; all are in record.json",
+        ),
         *((name, _of_files(content)) for name, content in found["sources"].items()),
     ]
 

@@ -222,6 +222,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if shards is not None and isinstance(shards.mixed_precision_policy, MixedPrecisionPolicy):
             # accelerate would have gradients of micro-batches and processes added up in 16 bits.
             shards.mixed_precision_policy = replace(shards.mixed_precision_policy, reduce_dtype=torch.float32)
+        if shards is not None and not isinstance(self.model, PeftModel):
+            # Else each process keeps all gradients whole until the last micro-batch, as large as the model.
+            self.accelerator.gradient_state.plugin_kwargs["sync_each_batch"] = True
         if self.args.ddp_find_unused_parameters is None and uses_all_parameters(self.model):
             # transformers has DDP look for unused ones in every step of a PEFT model, which then warns.
             self.accelerator.ddp_handler.find_unused_parameters = False

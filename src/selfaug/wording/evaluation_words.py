@@ -163,19 +163,20 @@ def gates_before_in_words(gates: Sequence[Mapping[str, Any]]) -> str | None:
     """
     told = []
     for gate in gates:
-        bounds = [f"{one['name']} {one['sense']} {bound_points(one['bound'])}" for one in gate["bounds"]]
+        bounds = [f"{one['name']} {one['sense']} {_limit(one)}" for one in gate["bounds"]]
         told.append(f"{gate['outcome']} ({', '.join(bounds)})")
     return f"decided anew on the same answers; before: {'; '.join(told)}" if told else None
 
 
+def _limit(bound: Mapping[str, Any]) -> str:
+    return bound_points(
+        bound["bound"], unit=bound.get("unit", "points")
+    )  # earlier records have differences only
+
+
 def bound_in_words(bound: Mapping[str, Any], *, before: str = "base model") -> str:
     """One bound of a gate, what was measured, and the decision; arguments as of `nothing_at_stake`."""
-    value = bound["value"]
-    digits = digits_beside(value, bound["bound"])
-    text = (
-        f"{bound['name']}: {points(value['value'], digits=digits)} ({span(value, digits=digits)}), "
-        f"{bound['sense']} {bound_points(bound['bound'])} wanted: {bound['outcome']}"
-    )
+    text = f"{bound['name']}: {_measured(bound)}, {bound['sense']} {_limit(bound)} wanted: {bound['outcome']}"
     if bound.get("at_stake") is not None:
         return f"{text}; {nothing_at_stake(bound, before=before)}"
     if bound["outcome"] == "inconclusive":
@@ -189,3 +190,14 @@ def bound_in_words(bound: Mapping[str, Any], *, before: str = "base model") -> s
             text += "; items of one cluster say nothing of others" if clusters == 1 else ""
             text += "; so few clusters say little of others: ask items of more" if clusters in (2, 3) else ""
     return text
+
+
+def _measured(bound: Mapping[str, Any]) -> str:
+    value, unit = bound["value"], bound.get("unit", "points")
+    if value["value"] is None:
+        return "not known"
+    digits, sign = digits_beside(value, bound["bound"]), unit == "points"
+    return (
+        f"{points(value['value'], digits=digits, sign=sign, unit=unit)} "
+        f"({span(value, digits=digits, sign=sign)})"
+    )

@@ -42,20 +42,21 @@ def decimal(number: float) -> str:
     return f"{round(number, 1) + 0.0:.1f}"
 
 
-def points(difference: float, *, sign: bool = True, digits: int = 1) -> str:
-    """A difference of shares in percentage points."""
+def points(difference: float, *, sign: bool = True, digits: int = 1, unit: str = "points") -> str:
+    """A difference of shares in percentage points; with another unit, a share."""
     shown = _signed(100 * difference, digits)
-    return f"{shown if sign else shown.removeprefix('+')} points"
+    return f"{shown if sign else shown.removeprefix('+')} {unit}"
 
 
-def span(interval: Mapping[str, float], *, digits: int = 1) -> str:
+def span(interval: Mapping[str, float], *, digits: int = 1, sign: bool = True) -> str:
     """The interval of a difference of shares, in percentage points."""
-    return " to ".join(_signed(100 * interval[end], digits) for end in ("low", "high"))
+    ends = [_signed(100 * interval[end], digits) for end in ("low", "high")]
+    return " to ".join(ends if sign else [end.removeprefix("+") for end in ends])
 
 
-def bound_points(bound: float) -> str:
-    """A bound on a difference of shares, in percentage points: as it was given, 2.04 and not 2.0."""
-    return points(bound, sign=False, digits=_digits_of(bound))
+def bound_points(bound: float, *, unit: str = "points") -> str:
+    """A bound on a difference of shares, in percentage points: as it was given, 2.04 and not 2.0. As of `points`."""
+    return points(bound, sign=False, digits=_digits_of(bound), unit=unit)
 
 
 def digits_beside(interval: Mapping[str, float], bound: float) -> int:
