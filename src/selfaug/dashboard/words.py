@@ -31,8 +31,8 @@ WORDS: dict[str, str] = {
     "would hold the true value; whether this one does, nobody knows.",
     "leaks": "Share of general answers that carry the style of the job where nobody asked for it.",
     "gate": "Bounds on what may be forgotten and what must be gained or reached, and whether the whole measured "
-    "interval keeps them: pass, fail, or inconclusive, with the number of items that would decide. Bounds can be given after the "
-    "test, too, on the same answers: what earlier ones decided is shown beside.",
+    "interval keeps them: pass, fail, or inconclusive, with the number of items that would decide. Bounds can be "
+    "given after the test, too, on the same answers: what earlier ones decided is shown beside.",
     "canary set": "Fixed prompts whose drift is recorded at training, and must come back exactly from the server.",
     "CUSUM": "A sum of small deviations of live traffic from training's. One bad request is noise; when the sum "
     "passes its limit, traffic has changed.",
