@@ -386,7 +386,7 @@ def test_a_bound_has_the_digits_that_it_was_given() -> None:
 def test_bounds_on_shares_are_shown_as_shares() -> None:
     """A score and retention are no differences: they have no sign, and there may be no retention."""
     shares = {**BOUND, "sense": "at least", "bound": 0.85, "unit": "%"}
-    none = {**shares, "name": "retention", "value": dict.fromkeys(("value", "low", "high")), "at_stake": 0.0}
+    none = {**shares, "name": "retention", "value": dict.fromkeys(("value", "low", "high"))}
     bounds = [{**shares, "name": "task score", "value": interval(0.84, 0.801, 0.875)}, none]
     text = shown(
         "evaluate",
@@ -395,5 +395,5 @@ def test_bounds_on_shares_are_shown_as_shares() -> None:
         gates_before=[{"outcome": "fail", "bounds": [shares]}],
     )
     assert "task score: 84.0 % (80.1 to 87.5), at least 85.0 % wanted" in text
-    assert "retention: not known, at least 85.0 % wanted: inconclusive; the base model passes only 0" in text
+    assert "retention: not known, at least 85.0 % wanted: inconclusive; the base model passes none" in text
     assert "before: fail (forgetting at least 85.0 %)" in text

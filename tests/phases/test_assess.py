@@ -355,6 +355,11 @@ def test_command(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, arguments)
     assert (refused.exit_code, (tmp_path / "out").exists()) == (2, False)
     assert "company.jsonl does not exist" in refused.stderr
+    long = {"question": "the revenue " * 5000, "answer": "4"}
+    (tmp_path / "company.jsonl").write_text(json.dumps(long), encoding="utf-8")
+    refused = CliRunner().invoke(app, arguments)
+    assert (refused.exit_code, (tmp_path / "out").exists()) == (2, False)
+    assert "questions of a suite don't fit" in refused.stderr
     (tmp_path / "company.jsonl").write_text(
         '{"question": "What is 2 + 2?", "answer": "4"}\n', encoding="utf-8"
     )

@@ -442,10 +442,17 @@ def test_a_finished_evaluation_is_gated_without_asking_again(
         assert [bound["name"] for bound in gated.record["gate"]["bounds"]] == ["forgetting", "task gain"]
         assert {**gated.record, "gate": None} == before
         assert read_record(copied_run / "evaluation.json", RECORD_KIND) == gated.record
-        for _ in range(2):  # the same bounds again decide nothing anew
+        for _ in range(2):  # the same bounds again decide nothing anew, nor those of a record without units
+            record = read_record(copied_run / "evaluation.json", RECORD_KIND)
+            record["gate"]["bounds"] = [
+                {name: value for name, value in bound.items() if name != "unit"}
+                for bound in record["gate"]["bounds"]
+            ]
+            write_record(copied_run / "evaluation.json", RECORD_KIND, record)
             anew = evaluate(copied_run, **FEW, max_forgetting=1.0)
             assert anew.outcome == "pass"
-            assert anew.record["gates_before"] == [gated.record["gate"]]
+            (first,) = anew.record["gates_before"]
+            assert [bound["name"] for bound in first["bounds"]] == ["forgetting", "task gain"]
         # Nor is the base model needed, wherever it was.
         file = copied_run / "config.yaml"
         settings = file.read_text()

@@ -179,7 +179,7 @@ def bound_on_retention(name: str, suite: Mapping[str, Any], least: float) -> Gat
     if suite["retention"] is None:
         none = Interval(math.nan, math.nan, math.nan)
         return GateResult(
-            name, "inconclusive", none, least, "at least", suite["items"], None, base, clusters, unit="%"
+            name, "inconclusive", none, least, "at least", suite["items"], None, None, clusters, unit="%"
         )
     kept = Interval(**suite["retention"])
     # One that the base model alone gets right, and one that the tuned one alone does: see `retention`.

@@ -30,13 +30,20 @@ from selfaug.phases.inputs import (
     compute_dtype,
     load_base_model,
     load_training_data,
+    model_window,
     resolve_device,
 )
 from selfaug.phases.lm_eval_suites import hash_of_tasks, require_benchmarks
 from selfaug.phases.made_of import made_of
 from selfaug.phases.own_process import require_no_launcher
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import AskSettings, select_items, spread_over_sources, task_prompts
+from selfaug.phases.suites import (
+    AskSettings,
+    select_items,
+    spread_over_sources,
+    suite_file_prompts,
+    task_prompts,
+)
 from selfaug.phases.train import train
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
@@ -117,6 +124,14 @@ def assess(
             items=ask.task_items,
             max_new_tokens=ask.max_new_tokens,
         )
+    for file in _files_of_suites(ask.suites, benchmarks):  # refuses questions that the model has no room for
+        suite_file_prompts(
+            data.tokenizer,
+            read_suite(file),
+            ask.max_new_tokens,
+            config.data.chat_template_kwargs,
+            window=model_window(config),
+        )
     with work.settled():
         sources = {
             "data.train": config.data.train,
@@ -129,6 +144,12 @@ def assess(
         return _assessed(config, ask, more, settings, data, work, on_progress)
 
 
+def _files_of_suites(suites: Sequence[str], benchmarks: Sequence[str]) -> list[str]:
+    """Suites that are read from files; others are made by functions."""
+    files, made = suites_of(suites, benchmarks)
+    return [file for name, file in files.items() if name not in made]
+
+
 def _contents_of_suites(
     suites: Sequence[str], benchmarks: Sequence[str], benchmark_tasks: str | None
 ) -> dict[str, Any]:
@@ -138,7 +159,7 @@ def _contents_of_suites(
         ConfigError, DataError: if one of them can't be used.
     """
     files, made = suites_of(suites, benchmarks)
-    read = [file for name, file in files.items() if name not in made]
+    read = _files_of_suites(suites, benchmarks)
     judges = {judge for file in read for row in read_suite(file) for judge in row.judged_by}
     contents = contents_of({"--suite": read, "scorers of --suite": sorted(judges)})
     contents |= {f"--suite {files[name]}": [hash_of_items(items)] for name, items in made.items()}

@@ -444,6 +444,11 @@ def _written(
     return Evaluation(written, None if gate is None else gate["outcome"])
 
 
+def _with_units(gate: Mapping[str, Any]) -> dict[str, Any]:
+    """A gate as it is recorded today: the first ones had bounds in points alone, and didn't say so."""
+    return {**gate, "bounds": [{"unit": "points", **one} for one in gate["bounds"]]}
+
+
 def _decided_anew(
     run: RunDir,
     settings: dict[str, Any],
@@ -484,7 +489,7 @@ def _decided_anew(
         )
     gate = _gate(record["suites"], bounds)
     if gate is not None:
-        if record["gate"] not in (None, gate):
+        if record["gate"] is not None and _with_units(record["gate"]) != gate:
             record["gates_before"] = [*record.get("gates_before", []), record["gate"]]
         record["gate"] = gate
     # Null where the model is broken, and drifts by no number.

@@ -179,6 +179,10 @@ def bound_in_words(bound: Mapping[str, Any], *, before: str = "base model") -> s
     text = f"{bound['name']}: {_measured(bound)}, {bound['sense']} {_limit(bound)} wanted: {bound['outcome']}"
     if bound.get("at_stake") is not None:
         return f"{text}; {nothing_at_stake(bound, before=before)}"
+    if bound["value"]["value"] is None:
+        return (
+            f"{text}; the {before} passes none of these, of which no share is kept: ask easier ones (--level)"
+        )
     if bound["outcome"] == "inconclusive":
         needed = bound["items_needed"]
         measured, more = f"{bound['items']:,}", f"{needed:,} items" if needed else ""
