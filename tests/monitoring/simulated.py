@@ -67,12 +67,17 @@ ALL = MonitorSettings(sample=1.0, compute_share=1.0, scored_per_hour=200, taken_
 """Every prompt is measured, and measuring may take all of the time."""
 
 
+OPENED: list[Any] = []
+"""What the test that runs has opened: closed after it, also monitors that stand for a process that was killed."""
+
+
 def simulated(folder: Path, clock: Clock, **arguments: object) -> Monitor:
     """A monitor without a thread."""
     arguments = {"settings": ALL, "run": "runs/first", **arguments}
     wanted = arguments.pop("window", None) or window()
     measure = arguments.pop("score", score)
-    return Monitor(folder, wanted, measure, clock=clock, threaded=False, **arguments)  # type: ignore[arg-type]
+    OPENED.append(Monitor(folder, wanted, measure, clock=clock, threaded=False, **arguments))  # type: ignore[arg-type]
+    return OPENED[-1]
 
 
 def signal(monitor: Monitor, name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from simulated import ALL, DAY, Clock, Prompts, run, score, signal, simulated, window
+from simulated import ALL, DAY, OPENED, Clock, Prompts, run, score, signal, simulated, window
 
 from selfaug.core import metric_names
 from selfaug.core.alert_state import STATES
@@ -611,7 +611,7 @@ def test_a_full_disk_is_survived(tmp_path: Path, clock: Clock, learnt: Learnt) -
     status, counts = read_kept(tmp_path / "monitor", ["status"])
     assert (counts["lost"], counts["processed"]) == (monitor.counts()["lost"], monitor.counts()["processed"])
     # The change to drift was not written when it happened, and is now.
-    changes = Monitor(tmp_path / "monitor", window(), score, clock=clock, threaded=False)
+    changes = simulated(tmp_path / "monitor", clock)
     found = changes._store._connection.execute("SELECT after FROM changes WHERE signal = 'drift'").fetchall()
     assert ("drift",) in found
     assert status["status"]["state"] == "drift"
@@ -702,6 +702,7 @@ def test_a_store_that_another_process_has_is_waited_for_and_no_count_goes_down(
     monitor = simulated(tmp_path, clock)
     run(monitor, clock, draws(5, Prompts()))
     other = sqlite3.connect(tmp_path / "monitor.sqlite", isolation_level=None)
+    OPENED.append(other)
     monitor._store._connection.execute("PRAGMA busy_timeout = 1")
     commit, shown, fails = monitor._store.commit, list[int](), 1
 
@@ -761,6 +762,7 @@ def test_a_purge_that_fails_is_tried_again(tmp_path: Path, clock: Clock) -> None
     run(monitor, clock, draws(5, Prompts()))
     clock.now += 2 * DAY
     other = sqlite3.connect(tmp_path / "monitor.sqlite", isolation_level=None)
+    OPENED.append(other)
     monitor._store._connection.execute("PRAGMA busy_timeout = 1")
     other.execute("BEGIN IMMEDIATE")  # as another writer that takes long
     monitor.work()
