@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from selfaug.core import alignment
 from selfaug.core.alignment import Divergence, FusedLoss, OutputHead, fused_loss, token_divergence
 
 WIDTH, VOCABULARY = 12, 23
@@ -481,6 +482,51 @@ def test_fp16_gradients_survive_small_weights_under_loss_scaling():
     assert relative(x.hidden.grad, y.hidden.grad) < 5e-3
     assert relative(x.weight.grad, y.weight.grad) < 5e-3
     assert x.hidden.grad.dtype == torch.float16
+
+
+def test_fp16_gradients_of_a_large_vocabulary():
+    """Of close models, most entries are below float16's smallest numbers: on a GPU they are lifted before rounding."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int, size: float = 1.0) -> Tensor:
+        return (torch.randn(*shape, generator=generator) * size).half().to(DEVICE)
+
+    weight, hidden = draw(20_000, 16, size=0.3), draw(24, 16)
+    reference = hidden + draw(24, 16, size=0.01)
+    x, y = (
+        [one.to(kind, copy=True).requires_grad_() for one in (hidden, weight)]
+        for kind in (torch.float16, torch.float64)
+    )
+    loss = fused_loss(
+        x[0],
+        OutputHead(x[1]),
+        torch.zeros(0, dtype=torch.long, device=DEVICE),
+        nll_weight=1.0,
+        reference_hidden_AH=reference,
+        reference_head=OutputHead(weight),
+        alignment_weight=1 / 24,
+        chunk_rows=7,
+    ).loss
+    (2**12 * loss).backward()
+    log_p = torch.log_softmax(y[0] @ y[1].T, -1)
+    log_q = torch.log_softmax(reference.double() @ weight.double().T, -1)
+    (2**12 / 24 * (log_q.exp() * (log_q - log_p)).sum()).backward()
+    for got, want in zip(x, y, strict=True):
+        assert relative(got.grad, want.grad) < 2e-3
+
+
+def test_a_heads_gradient_made_in_parts(monkeypatch):
+    """A vocabulary that no part divides, in half precision, where parts are made."""
+    case = Case(12, 4, 16, dtype=torch.bfloat16)
+    whole, parts = case.make(), case.make()
+    monkeypatch.setattr(
+        alignment, "_precision", lambda weight: alignment._Precision(weight.dtype, weight.dtype)
+    )
+    ours(case, whole).loss.backward()
+    monkeypatch.setattr(alignment, "_PRODUCT_BYTES", 4 * WIDTH * 7)
+    ours(case, parts).loss.backward()
+    assert VOCABULARY % 7
+    assert torch.equal(whole.weight.grad, parts.weight.grad)
 
 
 def test_no_gradient_is_computed_where_none_is_asked_for():

@@ -23,6 +23,12 @@ __all__ = ["Divergence", "FusedLoss", "OutputHead", "default_chunk_rows", "fused
 
 Divergence = Literal["forward", "reverse"]
 
+# On gradients that go through float16, whose smallest number is 6e-8; they are not much larger than 1.
+_FLOAT16_LIFT = 2.0**10
+
+# Of the part of a trained head's gradient that is made at once.
+_PRODUCT_BYTES = 2**28
+
 
 @dataclass(frozen=True)
 class OutputHead:
@@ -46,9 +52,9 @@ class OutputHead:
         Half-precision products are summed and kept in float32 where the device can: rounded to bf16, the logits of
         two models that differ by a KL of 1e-4 nats would differ mostly by their rounding.
         """
-        if hidden_NH.dtype != torch.float32 and hidden_NH.device.type == "cuda":
-            # Unlike `linear`, `mm` takes matrices only.
-            logits_NV = torch.mm(hidden_NH.flatten(0, -2), self.weight.t(), out_dtype=torch.float32)
+        if _keeps_float32(hidden_NH):
+            # Unlike `linear`, a product takes matrices only.
+            logits_NV = _product(hidden_NH.flatten(0, -2), self.weight.t())
             logits_NV = logits_NV.view(*hidden_NH.shape[:-1], len(self.weight))
             if self.bias is not None:
                 logits_NV.add_(self.bias)
@@ -195,7 +201,7 @@ class _Precision(NamedTuple):
 
     Attributes:
         operands: both are rounded to this dtype, as the model itself does under the autocast that it stands under.
-        product: then they are multiplied in this one: the same, but float32 on a CPU without bf16 instructions,
+        product: then they are multiplied in this one: the same, but float32 on a CPU without instructions for it,
             where it is more exact and eight times faster.
     """
 
@@ -272,17 +278,18 @@ class _FusedLoss(torch.autograd.Function):
                 )
                 if gradient_NV is None:
                     continue
-                gradient_NV = gradient_NV.to(precision.product)
-                # Weights of the order of 1e-4 are applied after the product: in float16 they would underflow.
-                if hidden_grad is not None:
-                    hidden_grad[start:end] = (gradient_NV @ head.weight).float().mul_(row_weight)
-                if weight_grad is not None:
-                    if precision.product == torch.float32:
-                        weight_grad.addmm_(gradient_NV.T, chunk_NH, alpha=row_weight)
-                    else:
-                        weight_grad.add_((gradient_NV.T @ chunk_NH).float(), alpha=row_weight)
                 if bias_grad is not None:
-                    bias_grad.add_(gradient_NV.float().sum(0), alpha=row_weight)
+                    bias_grad.add_(gradient_NV.sum(0), alpha=row_weight)
+                # Weights of the order of 1e-4 are applied after the product: in float16 they would underflow. So would
+                # the probabilities of most of a large vocabulary.
+                if precision.product == torch.float16:
+                    gradient_NV.mul_(_FLOAT16_LIFT)
+                    row_weight /= _FLOAT16_LIFT
+                gradient_NV = gradient_NV.to(precision.product)
+                if hidden_grad is not None:
+                    hidden_grad[start:end] = _product(gradient_NV, head.weight).mul_(row_weight)
+                if weight_grad is not None:
+                    _add_product(weight_grad, gradient_NV.T, chunk_NH, row_weight)
         # Saved, and not kept as they are: autograd frees what is saved when it has been used.
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtypes = (hidden_NH.dtype, weight_VH.dtype, None if bias_V is None else bias_V.dtype)
@@ -403,13 +410,36 @@ def _divergence_and_gradient(
     return divergence_N, gradient_NV if temperature == 1.0 else gradient_NV.div_(temperature)
 
 
+def _keeps_float32(operand: Tensor) -> bool:
+    """Whether the device gives products of such matrices in float32, in which it sums them."""
+    return operand.device.type == "cuda" and operand.dtype in (torch.bfloat16, torch.float16)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """float32 product of two matrices, not rounded to their dtype where the device can."""
+    if _keeps_float32(left):
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return (left @ right).float()
+
+
+def _add_product(total_VH: Tensor, left_VN: Tensor, right_NH: Tensor, weight: float) -> None:
+    """total += weight · left @ right in float32, some rows at a time: a second tensor of a head's size is gigabytes."""
+    if right_NH.dtype == torch.float32:
+        total_VH.addmm_(left_VN, right_NH, alpha=weight)
+        return
+    rows = max(1, _PRODUCT_BYTES // (4 * right_NH.shape[1]))
+    for total, left in zip(total_VH.split(rows), left_VN.split(rows), strict=True):
+        total.add_(_product(left, right_NH), alpha=weight)
+
+
 def _precision(weight: Tensor) -> _Precision:
     device = weight.device.type
     operands = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    half = operands in (torch.bfloat16, torch.float16)
-    return _Precision(
-        operands, torch.float32 if half and device == "cpu" and not _cpu_has_bf16() else operands
-    )
+    if device == "cpu" and (
+        operands == torch.float16 or (operands == torch.bfloat16 and not _cpu_has_bf16())
+    ):
+        return _Precision(operands, torch.float32)
+    return _Precision(operands, operands)
 
 
 @cache
