@@ -428,8 +428,8 @@ def _add_product(total_VH: Tensor, left_VN: Tensor, right_NH: Tensor, weight: fl
         total_VH.addmm_(left_VN, right_NH, alpha=weight)
         return
     rows = max(1, _PRODUCT_BYTES // (4 * right_NH.shape[1]))
-    for total, left in zip(total_VH.split(rows), left_VN.split(rows), strict=True):
-        total.add_(_product(left, right_NH), alpha=weight)
+    for start in range(0, len(total_VH), rows):
+        total_VH[start : start + rows].add_(_product(left_VN[start : start + rows], right_NH), alpha=weight)
 
 
 def _precision(weight: Tensor) -> _Precision:
