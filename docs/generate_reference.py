@@ -62,7 +62,6 @@ def command_line() -> str:
         "| 2 | wrong usage, settings, data or model |",
         "| 3 | the gate did not pass: a bound failed, or there are too few items to decide |",
         "| 4 | live traffic has drifted, or the canary set did not come back |",
-        "| 5 | a training has diverged |",
         "| 130 | interrupted |",
     ]
     for name in group.list_commands(typer.Context(group)):

@@ -95,6 +95,9 @@ def test_another_prepared_folder_brings_its_own_rows(tmp_path: Path) -> None:
         new, Path("own"), new,
     ]  # fmt: skip
     assert derived(run, rows_stay=True) == [old, old, old]
+    other = load_config(None, {**NEEDED, "--eval": ["dev.jsonl"], "--template": "t.yaml"})
+    assert derived(other) == [new, None, new]
+    assert derived(other, "data.train=mine.jsonl") == [Path(), None, new]
     (old / "validation.jsonl").unlink()
     (new / "validation.jsonl").touch()
     assert derived(load_config(None, {"--model": "m", "--prepared": str(old)})) == [new, new, new]

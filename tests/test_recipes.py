@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
@@ -49,7 +50,9 @@ def test_recipe_loads_and_its_command_parses(recipe: Path, monkeypatch: pytest.M
     flags = {"--train": given["rows"], "--output": given["output"]}
     config = load_config(recipe, flags)
     assert isinstance(config, TrainConfig)
-    assert load_config(recipe).run.output == given["output"]
+    # Rows in a recipe would win over those of a prepared folder.
+    assert "train" not in yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]
+    assert load_config(recipe, {"--train": given["rows"]}).run.output == given["output"]
     if recipe.stem.endswith("8gpu"):
         launched = launch_command_parser().parse_args([*launcher.split()[2:], "selfaug"])
         assert launched.module

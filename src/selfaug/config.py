@@ -112,8 +112,8 @@ class DataSettings(Section):
         default=None,
         min_length=1,
         description="Folder that `selfaug prepare` wrote: its rows for training and validation, and its template, "
-        "unless others are given; `selfaug ask` searches its index. Given above another one, as over a run's "
-        "`config.yaml`, it brings its own in the place of that one's.",
+        "unless others are given beside it; `selfaug ask` searches its index. Given above a file's rows, or above "
+        "another folder, as over a run's `config.yaml`, it brings its own in their place.",
     )
     train: Strings = Field(min_length=1)
     eval: Strings = Field(default=[])
@@ -432,12 +432,17 @@ class TrainConfig(Section):
 def _outdated(settings: Mapping[str, Any], given: Mapping[str, object]) -> list[str]:
     """Settings that what is given above them speaks against: steps instead of epochs, and rows of another folder.
 
-    A run's `config.yaml` has the rows of its prepared folder written out: given another one, they would stay.
+    A run's `config.yaml` has the rows of its prepared folder written out: given another one, they would stay. So would
+    the rows of a file that has no such folder.
     """
     outdated = ["train.steps"] if "train.epochs" in given else []
     data = settings["data"] if isinstance(settings.get("data"), dict) else {}
     before = data.get("prepared")
-    if isinstance(given.get("data.prepared"), str) and isinstance(before, str):
+    if not isinstance(given.get("data.prepared"), str):
+        return outdated
+    if before is None:
+        return [*outdated, "data.train", "data.eval", "data.template"]
+    if isinstance(before, str):
         taken = _taken_from(before)
         outdated += [f"data.{name}" for name, value in taken.items() if data.get(name) == value]
         # Without rows for validation, config.yaml has none.

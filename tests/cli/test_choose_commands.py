@@ -204,6 +204,21 @@ def test_to_replace_what_is_there_is_a_setting_too(command: str, monkeypatch: py
         assert given_to(command, monkeypatch, *NEEDED, *one)[1]["overwrite"] is True
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_prepared_documents_bring_their_splits(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").touch()
+    given = ["--model", "m", "--prepared", str(tmp_path)]
+    settings, asked, *_ = given_to(command, monkeypatch, *given)[0]
+    assert settings.data.train == [str(tmp_path / "train.jsonl")]
+    assert (asked.dev, asked.test) == ([str(tmp_path / "validation.jsonl")], [])
+    (tmp_path / "test.jsonl").touch()
+    own = given_to(command, monkeypatch, *given, "--dev", "dev.jsonl")[0][1]
+    assert (own.dev, own.test) == (["dev.jsonl"], [str(tmp_path / "test.jsonl")])
+
+
 @pytest.mark.parametrize("demo", [False, True])
 def test_a_seed_that_no_method_is_trained_with_is_refused(
     demo: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -207,6 +207,29 @@ def test_settings_of_an_adapter_that_there_is_not_are_told_of(
     assert [one.partition(":")[0] for one in warnings] == ([] if named is None else [named])
 
 
+@pytest.mark.parametrize(
+    ("sets", "named"),
+    [
+        ([], None),
+        (["selfaug.stop_at_drift=1", "train.save_steps=1"], None),
+        (["selfaug.stop_at_drift=1", "train.save_steps=2"], "selfaug.stop_at_drift will see one checkpoint"),
+        (
+            ["selfaug.stop_at_drift=1", "train.best_of_rows=1"],
+            "selfaug.stop_at_drift and train.best_of_rows will",
+        ),
+    ],
+)
+def test_a_training_with_one_checkpoint_says_what_goes_by_checkpoints(
+    sets: list[str], named: str | None, tmp_path: Path, settings: Settings, tiny_rows: Path
+) -> None:
+    config = settings(tmp_path / "run", f"data.eval=[{tiny_rows}]", "train.steps=2", *sets)
+    warnings = [one for one in checked_inputs(config).data.warnings if "--save-steps" in one]
+    assert len(warnings) == (named is not None)
+    if named is not None:
+        assert warnings[0].startswith(named)
+        assert "the training has 2 steps" in warnings[0]
+
+
 LONG_STAGES = {"anchors written by the base model", "general prompts for drift", "training"}
 
 

@@ -22,6 +22,7 @@ from selfaug.cli.app import (
     MaxNewTokens,
     Model,
     Offline,
+    Prepared,
     Rows,
     Scorer,
     Sets,
@@ -42,11 +43,19 @@ __all__ = ["balance", "compare"]
 
 Dev = Annotated[
     list[str] | None,
-    typer.Option("--dev", metavar="SOURCE", help="Rows that are chosen on; may be repeated."),
+    typer.Option(
+        "--dev",
+        metavar="SOURCE",
+        help="Rows that are chosen on; may be repeated. Default: validation.jsonl of --prepared.",
+    ),
 ]
 Test = Annotated[
     list[str] | None,
-    typer.Option("--test", metavar="SOURCE", help="Rows that are reported; may be repeated."),
+    typer.Option(
+        "--test",
+        metavar="SOURCE",
+        help="Rows that are reported; may be repeated. Default: test.jsonl of --prepared.",
+    ),
 ]
 Demo = Annotated[
     bool, typer.Option("--demo", help="Model, rows and settings of the demo; flags change them.")
@@ -81,6 +90,7 @@ def compare(
     config: Config = None,
     model: Model = None,
     rows: Rows = None,
+    prepared: Prepared = None,
     dev: Dev = None,
     test: Test = None,
     method: Annotated[
@@ -119,6 +129,7 @@ def compare(
     flags: dict[str, object] = {
         "--model": model,
         "--train": rows or None,
+        "--prepared": prepared,
         "--output": output,
         "--steps": steps,
         "--max-length": max_length,
@@ -128,7 +139,8 @@ def compare(
         **asking_flags(ctx, scorer, level, max_new_tokens),
     }
     settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
-    dev, test = dev or [*preset.dev], test or [*preset.test]
+    dev = dev or _prepared_rows(settings, "validation") or [*preset.dev]
+    test = test or _prepared_rows(settings, "test") or [*preset.test]
     quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test])
     from selfaug.cli.comparison_view import show_comparison
     from selfaug.cli.pages import show_page, write_page
@@ -167,6 +179,7 @@ def balance(
     config: Config = None,
     model: Model = None,
     rows: Rows = None,
+    prepared: Prepared = None,
     dev: Dev = None,
     test: Test = None,
     max_forgetting: Annotated[
@@ -220,6 +233,7 @@ def balance(
     flags: dict[str, object] = {
         "--model": model,
         "--train": rows or None,
+        "--prepared": prepared,
         "--output": output,
         "--steps": steps,
         "--max-length": max_length,
@@ -229,7 +243,8 @@ def balance(
         **asking_flags(ctx, scorer, level, max_new_tokens),
     }
     settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
-    dev, test = dev or [*preset.dev], test or [*preset.test]
+    dev = dev or _prepared_rows(settings, "validation") or [*preset.dev]
+    test = test or _prepared_rows(settings, "test") or [*preset.test]
     quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test])
     from selfaug.cli.balance_view import show_balance
     from selfaug.cli.pages import show_page, write_page
@@ -259,6 +274,14 @@ def balance(
     else:
         show_balance(record, Path(settings.run.output))
         show_page(page)
+
+
+def _prepared_rows(settings: TrainConfig, split: str) -> list[str]:
+    """A split of the documents that were prepared; empty without any, or where it has none."""
+    if settings.data.prepared is None:
+        return []
+    rows = Path(settings.data.prepared) / f"{split}.jsonl"
+    return [str(rows)] if rows.is_file() else []
 
 
 def _max_new_tokens(settings: TrainConfig, usual: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from datetime import date
@@ -11,9 +12,11 @@ from typing import NamedTuple
 import torch
 
 from selfaug.config import LoraSettings, TrainConfig
+from selfaug.core.printable import counted
 from selfaug.errors import ConfigError
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
+from selfaug.launcher import process_count
 from selfaug.phases.chosen_on import is_chosen_on
 from selfaug.phases.evaluate import FAST_ROWS, require_chat_template
 from selfaug.phases.evaluation_settings import suites_of
@@ -69,8 +72,8 @@ def checked_inputs(config: TrainConfig, day: date | None = None, *, learnt: bool
         read_anchors(
             Path(config.selfaug.anchors), data.tokenizer, data.max_length, config.data.chat_template_kwargs
         )
-    if (unused := _said_of_unused(config.lora)) is not None:
-        data = replace(data, warnings=[*data.warnings, unused])
+    told = [_said_of_unused(config.lora), _said_of_one_checkpoint(config, len(data.train.rows))]
+    data = replace(data, warnings=[*data.warnings, *filter(None, told)])
     return CheckedInputs(device, dtype, data)
 
 
@@ -88,6 +91,29 @@ def _said_of_unused(lora: LoraSettings) -> str | None:
     trained = "trains all weights" if lora.method == "full" else "trains the share that lora.preserved leaves"
     verb = "counts" if len(given) == 1 else "count"
     return f"{', '.join(given)} {verb} for nothing: lora.method {lora.method} {trained}."
+
+
+def _said_of_one_checkpoint(config: TrainConfig, rows: int) -> str | None:
+    """That what goes by checkpoints has only the last one to go by; None if there are more, or nothing does.
+
+    Args:
+        config: the settings.
+        rows: to train on; packed, they are fewer, and so are the steps.
+    """
+    train, names = config.train, []
+    if config.selfaug.stop_at_drift is not None:
+        names.append("selfaug.stop_at_drift")
+    if train.best_of_rows > 0:
+        names.append("train.best_of_rows")
+    per_step = train.batch_size * train.gradient_accumulation * process_count()
+    steps = train.steps or math.ceil(math.ceil(rows / per_step) * train.epochs)
+    if not names or train.save_steps < steps:
+        return None
+    return (
+        f"{' and '.join(names)} will see one checkpoint, the last: a checkpoint is saved every {train.save_steps:,} "
+        f"steps (train.save_steps), and the training has {counted(steps, 'step')}. Give --save-steps "
+        f"{max(1, steps // 5)} or so."
+    )
 
 
 def is_sharded() -> bool:
