@@ -24,7 +24,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 help:
 	@echo "make demo        set up, then train and compare plain LoRA and SelfAug on a small real model"
-	@echo "make case-study  set up, then take a firm's reports to a model that answers with sources: some three hours"
+	@echo "make case-study  set up, then take a firm's reports to a model that answers with sources: some three hours by an estimate, five beside other work"
 	@echo "make sequential-tasks  set up, then teach a model three tasks one after another, by plain LoRA and by SelfAug: some two hours"
 	@echo "make test        set up, then lint, types, layers, tests, coverage: what CI runs"
 	@echo "make test-benchmarks  run each benchmark in its quick form"

@@ -14,6 +14,7 @@ from published import RESULTS, ROOT, finished, keep_record, put_block
 
 from selfaug.core.statistics import pooled_difference
 from selfaug.phases.compare import RECORD_KIND
+from selfaug.phases.demo import FULL
 from selfaug.records import read_record, write_text
 from selfaug.wording.comparison_results import (
     TextTable,
@@ -26,7 +27,6 @@ from selfaug.wording.comparison_results import (
 
 NAME = "comparison"
 LONGER = ("demo-56-steps", "demo-112-steps", "demo-112-steps-alpha-2", "demo-112-steps-alpha-8")
-SETS = {"demo-112-steps-alpha-2": "--set selfaug.alpha=2"}  # beyond the demo's settings at the time
 REAL_TEXT = "real-text"  # also what further comparisons on these rows begin with
 IN_README = "real-text-two-seeds"
 
@@ -42,7 +42,7 @@ NEEDS = {
     "osf": "nothing",
     "l2": "nothing",
     "distilled": "completions that the base model writes anew",
-    "router": "a second model to serve, and a router",
+    "router": "a router, and two names to serve (with LoRA, of the same weights)",
 }
 
 _OWN_SPLIT = (
@@ -125,7 +125,9 @@ def _command(name: str, record: dict[str, Any], methods: list[str], seeds: list[
         words += [f"--test-items {items['task']}", f"--suite-items {items['gsm8k']}"]
         return " ".join([*words, *(["--methods", *methods] if methods else []), "--seeds", *map(str, seeds)])
     words = [f"selfaug compare{' --demo' if name.startswith('demo') else ''}", f"--steps {steps}"]
-    words += [SETS[name]] if name in SETS else []
+    alpha = record["settings"]["config"]["selfaug"]["alpha"]
+    if name.startswith("demo") and alpha != FULL.alpha:  # the demo's settings of now
+        words.append(f"--set selfaug.alpha={alpha:g}")
     return " ".join([*words, *(f"--method {one}" for one in methods), *(f"--seed {one}" for one in seeds)])
 
 

@@ -5,7 +5,7 @@
 It writes reports and questions, and then gives the commands that anyone would give: `selfaug prepare`, `assess`,
 `train` (plain LoRA and SelfAug, on the same rows), `evaluate` and `ask`, each printed before it runs. The result is in
 FOLDER/record.json and FOLDER/result.md, every answer in FOLDER/samples. What was cut off goes on when the same command
-is given again. On two CPU cores it takes some five hours on two cores; `--quick` is a taste of a few minutes.
+is given again. On two CPU cores it takes some five hours; `--quick` is a taste of a few minutes.
 
 Settings are chosen with `--half dev`, which asks validation rows and development requests; test rows and test requests
 are for what is reported.
