@@ -23,7 +23,7 @@ __all__ = ["Divergence", "FusedLoss", "OutputHead", "default_chunk_rows", "fused
 
 Divergence = Literal["forward", "reverse"]
 
-# On gradients that go through float16, whose smallest number is 6e-8; they are not much larger than 1.
+# On gradients that go through float16 on a GPU, whose smallest number is 6e-8; they are not much larger than 1.
 _FLOAT16_LIFT = 2.0**10
 
 # Of the part of a trained head's gradient that is made at once.
@@ -282,9 +282,12 @@ class _FusedLoss(torch.autograd.Function):
                     bias_grad.add_(gradient_NV.sum(0), alpha=row_weight)
                 # Weights of the order of 1e-4 are applied after the product: in float16 they would underflow. So would
                 # the probabilities of most of a large vocabulary.
-                if precision.product == torch.float16:
-                    gradient_NV.mul_(_FLOAT16_LIFT)
-                    row_weight /= _FLOAT16_LIFT
+                if precision.product == torch.float16 and hidden_NH.device.type == "cuda":
+                    lift = (
+                        _FLOAT16_LIFT * min(1.0, plan.temperature) ** 2
+                    )  # at low temperatures it is large itself
+                    gradient_NV.mul_(lift)
+                    row_weight /= lift
                 gradient_NV = gradient_NV.to(precision.product)
                 if hidden_grad is not None:
                     hidden_grad[start:end] = _product(gradient_NV, head.weight).mul_(row_weight)
@@ -303,11 +306,18 @@ class _FusedLoss(torch.autograd.Function):
         hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
         hidden_dtype, weight_dtype, bias_dtype = ctx.dtypes
         return (
-            None if hidden_grad is None else (hidden_grad * loss_grad).to(hidden_dtype),
-            None if weight_grad is None else (weight_grad * loss_grad).to(weight_dtype),
-            None if bias_grad is None else (bias_grad * loss_grad).to(bias_dtype),
+            _scaled(hidden_grad, loss_grad, hidden_dtype),
+            _scaled(weight_grad, loss_grad, weight_dtype),
+            _scaled(bias_grad, loss_grad, bias_dtype),
             None,
         )
+
+
+def _scaled(gradient: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """A gradient times the loss's own, rounded once, without a float32 tensor of its size between on a GPU."""
+    if gradient is None:
+        return None
+    return torch.mul(gradient, scale, out=torch.empty_like(gradient, dtype=dtype))
 
 
 def _chunk(
@@ -427,7 +437,9 @@ def _add_product(total_VH: Tensor, left_VN: Tensor, right_NH: Tensor, weight: fl
     if right_NH.dtype == torch.float32:
         total_VH.addmm_(left_VN, right_NH, alpha=weight)
         return
-    rows = max(1, _PRODUCT_BYTES // (4 * right_NH.shape[1]))
+    rows = max(
+        64, _PRODUCT_BYTES // (4 * right_NH.shape[1]) // 64 * 64
+    )  # so that parts begin where kernels like it
     for start in range(0, len(total_VH), rows):
         total_VH[start : start + rows].add_(_product(left_VN[start : start + rows], right_NH), alpha=weight)
 
