@@ -161,7 +161,7 @@ def test_a_gateway_watches_all_but_drift(copied_run: Path, lives: Callable[..., 
 def test_a_gateway_measures_drift_with_models_of_its_own(
     copied_run: Path, lives: Callable[..., Live]
 ) -> None:
-    upstream = UpstreamSettings(behind(copied_run, lives), key=KEY, score_drift=True)
+    upstream = UpstreamSettings(behind(copied_run, lives), tuned="champion", key=KEY, score_drift=True)
     watch = WatchSettings(MonitorSettings(sample=1.0, compute_share=1.0))
     front = open_gateway(copied_run, settings(watch=watch), upstream, log=lambda _: None)
     told: list[str] = []
@@ -757,6 +757,12 @@ def test_who_wants_no_check_has_none_when_another_run_takes_its_place(
     unchecked.server.exchange(same)
     assert unchecked.server._live.folder.path == same
     assert unchecked.server.served.readiness == Readiness(True, "not checked against the record of training")
+    # Under that name, it would go on with the adapter of the run that is served: nobody would know.
+    other = Path(shutil.copytree(copied_run, tmp_path / "other" / "copied"))
+    save_file(load_file(file) | {"more": torch.ones(1)}, other / "adapter" / file.name)
+    with pytest.raises(ConfigError, match="for both by the name copied"):
+        unchecked.server.exchange(other)
+    assert unchecked.server._live.folder.path == same
     # Whether the other server has it at all is asked all the same.
     with pytest.raises(ModelError, match="has no second"):
         unchecked.server.exchange(shutil.copytree(copied_run, copied_run.with_name("second")))

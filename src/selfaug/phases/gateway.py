@@ -21,7 +21,7 @@ from selfaug.phases.chat import Chat, open_chat
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.live_run import LiveRun, not_exchangeable, tokenizer_problems
 from selfaug.phases.run_files import load_run_config, require_named_base
-from selfaug.phases.run_models import trained_otherwise
+from selfaug.phases.run_models import hash_of_weights, trained_otherwise
 from selfaug.phases.serve import Server, ServeSettings, context_of
 from selfaug.phases.watching import DriftModels
 from selfaug.rundir import RunDir
@@ -250,7 +250,7 @@ class UpstreamModels:
 
         Raises:
             ConfigError: if the run was trained on another base model, or with another tokeniser or chat template than
-                the one that is served, with which this server goes on.
+                the one that is served, with which this server goes on; or if other weights are asked for by its name.
             ModelError: if the other server hasn't the adapter, or doesn't answer as recorded.
         """
         differs = trained_otherwise((now.folder, now.config), (new.folder, new.config))
@@ -259,12 +259,20 @@ class UpstreamModels:
         if unlike:
             raise not_exchangeable(new, unlike)
         name = self._name_of(new)
+        if name == self.engine.names[TUNED] and hash_of_weights(now.weights) != hash_of_weights(new.weights):
+            # Whether it is there would be answered by the adapter of the run that is served.
+            raise ConfigError(
+                f"{new.folder.path} has other weights than {now.folder.path}, which is served, and "
+                f"{self.engine.shown} would be asked for both by the name {name}.",
+                hint="rename its folder, have that server serve its adapter under the new name, and promote it from "
+                "there; the run before is served on.",
+            )
         problems = self._check(new.folder, name) if check else self._missing([name])
         if problems:
             raise ModelError(
                 f"{self.engine.shown} can't answer for {new.folder.path}: {'; '.join(problems)}",
                 hint=f"have it serve that run's adapter as {name} (vLLM takes one while it runs at "
-                "/v1/load_lora_adapter: docs/how-to/serve.md); the run before is served on.",
+                "/v1/load_lora_adapter: docs/how-to/serve-behind-vllm.md); the run before is served on.",
             )
 
     def exchange(self, new: LiveRun, *, check: bool, on_exchanged: Callable[[], None]) -> None:

@@ -20,7 +20,7 @@ from selfaug.model.reference import AdapterOff, FrozenModel
 from selfaug.phases.ask import DocumentPrompts, NothingFoundError, cited_passages, open_documents
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.run_files import load_run_config
-from selfaug.phases.run_models import alike_where_known, trained_weights
+from selfaug.phases.run_models import alike_where_known, same_weights, trained_base, trained_weights
 from selfaug.phases.watching import DriftModels
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
@@ -216,8 +216,12 @@ def _require_exchangeable(now: LiveRun, new: LiveRun) -> None:
     problems = [
         f"{run.folder.path} has all weights trained" for run in (now, new) if run.config.lora.method == "full"
     ]
-    trained = [read_record(run.folder.started, "train-started")["model"] for run in (now, new)]
-    if any(trained[0][key] != trained[1][key] for key in ("weights_hash", "dtype")):
+    bases = [trained_base(run.folder) for run in (now, new)]
+    # The same weights as they are stored are others in 4 bits, and that is no part of their hash.
+    formats = {
+        (run.config.model.quantization, base["dtype"]) for run, base in zip((now, new), bases, strict=True)
+    }
+    if not same_weights(*bases) or len(formats) > 1:
         problems.append("it was trained on another base model, or in another number format")
     problems += tokenizer_problems(now, new)
     if problems:
