@@ -17,7 +17,7 @@ import pytest
 
 from other_user import as_nobody
 from selfaug.errors import ConfigError, PathError, StorageError
-from selfaug.phases.registry import promote
+from selfaug.phases.registry import promote, roll_back
 from selfaug.registry import CANDIDATE, CHAMPION, Registry, champion_instead_of
 
 
@@ -41,6 +41,22 @@ def test_versions_are_entered_once(registry: Registry) -> None:
     with pytest.raises(ConfigError, match="no version 9"):
         registry.add("/runs/c", weights="z", base="base", parent=9)
     assert len(registry.versions()) == 2
+    # What was not known of one can be added, once.
+    again = registry.add("/runs/a", weights="x", base="base", parent=None, note="the first")
+    assert again == first
+    third = registry.add("/runs/c", weights="z", base="base")
+    third = registry.add("/runs/c", weights="z", base="base", parent=second.number, note="the third")
+    assert (third.parent, third.note) == (second.number, "the third")
+    assert registry.versions()[2] == third
+    for given, other in (
+        ({"parent": first.number}, r"another parent already: 2\."),
+        ({"parent": first.number, "note": "4"}, "another parent and another note already: 2, the third"),
+    ):
+        with pytest.raises(ConfigError, match=other):
+            registry.add("/runs/c", weights="z", base="base", **given)
+    with pytest.raises(ConfigError, match="version 1 can't be made from version 3, which was made from it"):
+        registry.add("/runs/a", weights="x", base="base", parent=third.number)
+    assert registry.versions() == [first, second, third]
 
 
 def test_an_alias_goes_back_step_by_step(registry: Registry) -> None:
@@ -82,6 +98,21 @@ def test_an_alias_goes_back_step_by_step(registry: Registry) -> None:
         registry.roll_back("other")
     with pytest.raises(ConfigError, match="no version 7"):
         registry.point(CHAMPION, 7)
+
+
+def test_a_rollback_goes_where_it_has_looked_or_nowhere(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two people go back at once: neither ends at a version that nobody has looked at."""
+    a, b, c = entered(registry, "a", "b", "c")
+    for number in (a, b, c):
+        registry.point(CHAMPION, number)
+    monkeypatch.setattr("selfaug.phases.registry._require_unchanged", lambda version: registry.roll_back())
+    with pytest.raises(StorageError, match=f"champion has changed meanwhile: it is version {b}"):
+        roll_back(registry.path)
+    assert [move.version for move in registry.moves(CHAMPION)] == [a, b, c, b]
+    monkeypatch.setattr("selfaug.phases.registry._require_unchanged", lambda version: None)
+    assert roll_back(registry.path).number == a
 
 
 def test_runs_are_found_where_the_registry_was_moved_with_them(

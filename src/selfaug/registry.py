@@ -14,7 +14,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +122,11 @@ class Registry:
         data: str = "",
         note: str = "",
     ) -> Version:
-        """Enter a run; one that is there with the same weights stays as it is.
+        """Enter a run; one that is there with the same weights gets the parent and the note that it has none of.
 
         Raises:
-            ConfigError: if the folder is there with other weights, or the parent is not.
+            ConfigError: if the folder is there with other weights, another parent or another note, or the parent is
+                not.
         """
         folder = str(Path(run).resolve())
         with self._writing() as connection:
@@ -138,8 +139,35 @@ class Registry:
                     "VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *",
                     [self._place(folder), weights, base, parent, data, note, time.time()],
                 ).fetchone()
-                found = self._made(row)
-        return found
+                return self._made(row)
+            return self._completed(connection, found, parent, note)
+
+    def _completed(
+        self, connection: sqlite3.Connection, version: Version, parent: int | None, note: str
+    ) -> Version:
+        """A version that was entered before, with a parent and a note where it has none of its own."""
+        given: dict[str, Any] = {name: value for name, value in (("parent", parent), ("note", note)) if value}
+        of_its_own = {name: value for name in given if (value := getattr(version, name))}
+        if other := [name for name, value in of_its_own.items() if value != given[name]]:
+            raise ConfigError(
+                f"version {version.number} ({version.run}) has another {' and another '.join(other)} already: "
+                f"{', '.join(str(of_its_own[name]) for name in other)}.",
+                hint="what was entered stays: leave that out.",
+            )
+        ancestor = parent
+        while ancestor is not None:
+            if ancestor == version.number:
+                raise ConfigError(
+                    f"version {version.number} can't be made from version {parent}, which was made from it.",
+                    hint="`selfaug registry` shows which versions there are.",
+                )
+            ancestor = self._version(connection, ancestor).parent
+        completed = replace(version, **given)
+        connection.execute(
+            "UPDATE versions SET parent = ?, note = ? WHERE number = ?",
+            [completed.parent, completed.note, version.number],
+        )
+        return completed
 
     def require_addable(self, run: str | os.PathLike[str], weights: str | None) -> None:
         """Refuse what `add` would refuse, without a change.
@@ -205,13 +233,27 @@ class Registry:
         with self._reading() as connection:
             return self._version(connection, _before(connection, alias).version)
 
-    def roll_back(self, alias: str = CHAMPION, why: str = "rolled back") -> Version:
+    def roll_back(
+        self, alias: str = CHAMPION, why: str = "rolled back", *, expected: int | None = None
+    ) -> Version:
         """Let an alias point to what it pointed to before; again, and it goes back one more.
+
+        Args:
+            alias: which one.
+            why: in words.
+            expected: number of the alias's move that is gone back from, where `before` was looked at; None for any.
 
         Raises:
             ConfigError: if there is nothing before.
+            StorageError: if the alias has moved since.
         """
         with self._writing() as connection:
+            now = _current(connection, alias)
+            if expected is not None and now is not None and now.number != expected:
+                raise StorageError(
+                    f"the {alias} has changed meanwhile: it is version {now.version}.",
+                    hint="the same command goes back from that.",
+                )
             before = _before(connection, alias)
             _move(connection, alias, before.version, before.previous, why)
             return self._version(connection, before.version)

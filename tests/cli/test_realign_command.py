@@ -32,6 +32,8 @@ def test_the_command_that_it_says_names_the_registry_that_was_given(
     assert shown(capsys, 2, "my runs/all.sqlite")[1] == [*promote, "2", "--registry", "my runs/all.sqlite"]
     said, command = shown(capsys, None, None)
     assert command == [*promote, "runs/my second"]
+    # With a registry and no candidate, it was told already what that is.
+    assert shown(capsys, None, "r.sqlite")[0] == ""
     # Whoever gave no --output has to be told.
     assert f"the new run is runs/my second, the decision {Path('runs/my second/realignment.json')}\n" in said
 

@@ -30,6 +30,7 @@ from selfaug.monitoring.observation import Observation
 from selfaug.phases.monitor import record_reference_window
 from selfaug.phases.prepare import prepare
 from selfaug.phases.registry import champion_move, followed_run
+from selfaug.phases.run_models import hash_of_weights
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import WatchSettings
@@ -234,7 +235,7 @@ def test_another_base_model_needs_another_server(
     assert ask(client, "champion")
 
 
-def test_a_run_with_another_chat_template_needs_another_server(
+def test_a_run_with_another_chat_template_or_number_format_needs_another_server(
     server: tuple[Server, httpx.Client, list[str]], copied_run: Path, tmp_path: Path
 ) -> None:
     serving, _, _ = server
@@ -248,7 +249,30 @@ def test_a_run_with_another_chat_template_needs_another_server(
         "it was trained with another tokeniser or chat template of its base model"
     ]
     del record["model"]["stored_tokenizer_hash"]  # as of a model whose files can't be read
+    record["model"]["weights_hash"] = "another"
     write_record(other.started, "train-started", record)
+    # Of the base model, the weights as they are stored count: loaded, they are others with another version or device.
+    whole = read_record(other.record, "train")
+    base = whole["model"]
+
+    def record_base(**changed: str | None) -> None:
+        write_record(other.record, "train", whole | {"model": base | {"weights_hash": "another"} | changed})
+
+    def refused() -> bool:
+        with pytest.raises(ConfigError, match="can't take the place") as error:
+            serving.exchange(other.path)
+        return error.value.problems == ["it was trained on another base model, or in another number format"]
+
+    for changed in ({"stored_weights_hash": "another"}, {"stored_weights_hash": None}, {"dtype": "another"}):
+        record_base(**changed)
+        assert refused()
+    record_base()
+    right = other.config.read_text(encoding="utf-8")
+    other.config.write_text(right.replace("quantization: none", "quantization: 4bit"), encoding="utf-8")
+    assert refused()
+    other.config.write_text(right, encoding="utf-8")
+    serving.exchange(other.path)
+    record_base(stored_weights_hash=None, weights_hash=base["weights_hash"])  # as in earlier records
     serving.exchange(other.path)
 
 
@@ -589,6 +613,45 @@ def test_a_run_that_did_not_pass_its_gate_is_promoted_and_that_is_said(
     realigned.write_text("damaged", encoding="utf-8")
     assert registry_command("promote", "1", *file).exit_code == 0
     assert re.search(r" \d\d:\d\d UTC ", registry_command("list", *file).stdout)
+
+
+def test_what_a_run_went_on_from_is_its_parent_and_what_it_was_not_compared_with_is_said(
+    copied_run: Path, tmp_path: Path
+) -> None:
+    """Entered by hand too, in whatever order; two re-alignments of one champion don't know of each other."""
+    registry = Registry(tmp_path / "registry.sqlite")
+    file = ("--registry", str(registry.path))
+    weights = hash_of_weights(copied_run / "adapter")
+    later = [Path(shutil.copytree(copied_run, tmp_path / name)) for name in ("second", "third", "fourth")]
+    for number, run in enumerate(later):
+        adapter = run / "adapter" / "adapter_model.safetensors"
+        save_file({name: (2 + number) * weight for name, weight in load_file(adapter).items()}, adapter)
+        settings = run / "config.yaml"
+        text = settings.read_text(encoding="utf-8").replace("start_from: null", f"start_from: {copied_run}")
+        settings.write_text(text, encoding="utf-8")
+        # The last is of other weights than the folder has by now.
+        known = {"run": str(copied_run), "weights": "others" if number == 2 else weights}
+        record = read_record(run / "record.json", "train")
+        write_record(run / "record.json", "train", {**record, "went_on_from": known})
+        asked = {"deployed_weights": weights} if number else {}  # the first is of an earlier version
+        content = {"deployed": "runs/first", "settings": asked, "gate": {"outcome": "pass"}}
+        write_record(run / "realignment.json", "realignment", content)
+    assert registry_command("add", str(later[0]), *file).exit_code == 0
+    for run in (copied_run, later[1], later[2]):
+        assert "not with version" not in registry_command("add", str(run), *file).stderr
+    assert [version.parent for version in registry.versions()] == [None, None, 2, None]
+    # What was entered without can be completed; what it says already stays.
+    for number in range(2):
+        again = registry_command("add", str(later[0]), "--parent", "2", "--note", "colder rows", *file)
+        assert again.exit_code == 0, number
+    refused = registry_command("add", str(later[0]), "--parent", "3", *file)
+    assert refused.exit_code == 2
+    assert "has another parent already: 2" in " ".join(refused.stderr.split())
+    assert (registry.version(1).parent, registry.version(1).note) == (2, "colder rows")
+    for number, told in (("2", False), ("1", False), ("3", True), ("1", False)):
+        result = registry_command("promote", number, *file)
+        said = " ".join(result.stderr.split())
+        assert ("compared with runs/first, and not with version 1, the champion" in said) == told, number
 
 
 def test_a_number_that_is_the_name_of_a_folder_too(

@@ -84,6 +84,12 @@ def test_a_share_of_each_source_is_set_apart_and_the_same_again(config: TrainCon
     # Other rows behind them change no side of a row, but for those at the border.
     written(tmp_path / "two.jsonl", plain(210, "b"))
     again = split(config, data, tmp_path / "more")
+    # Nor do they replace the others, which a run may be judged by, or rehearse.
+    kept = {file: file.read_bytes() for file in (tmp_path / "rows").iterdir()}
+    with pytest.raises(StorageError, match="holds other rows, of an earlier re-alignment") as refused:
+        split(config, data, tmp_path / "rows")
+    assert "choose another --output" in str(refused.value.hint)
+    assert {file: file.read_bytes() for file in (tmp_path / "rows").iterdir()} == kept
     assert len(set(prompts(again.eval_data)) & set(prompts(found.eval_data))) >= 36
 
 

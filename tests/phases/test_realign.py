@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from realigning import LENIENT, chat, quick, run_command
 from selfaug.config import dump_config, load_config
 from selfaug.data import RetrievalTemplate
-from selfaug.errors import ConfigError, ModelError
+from selfaug.errors import ConfigError, ModelError, StorageError
 from selfaug.phases.held_out import hold_out
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import RealignSettings, _output, realign, realign_config
@@ -27,6 +27,7 @@ from selfaug.phases.realign_comparison import (
     old_task_sources,
 )
 from selfaug.phases.registry import add_run
+from selfaug.phases.run_models import hash_of_weights
 from selfaug.phases.train import Interrupted, train
 from selfaug.phases.trained_template import TEMPLATE
 from selfaug.records import read_lines, read_record, write_lines, write_record
@@ -53,6 +54,11 @@ def test_it_goes_on_from_the_deployed_adapter(
     assert "adapter changes the model" not in caplog.text  # as is meant
     # The form of its prompts is known where the deployed run is not there any more.
     assert read_record(new / "started.json", "train-started")[TEMPLATE] == RetrievalTemplate().to_dict()
+    # Whose adapter it is made of is known by its hash, in what leaves the machine too, without the place.
+    made_of = hash_of_weights(copied_run / "adapter")
+    assert record["went_on_from"] == {"run": str(copied_run), "weights": made_of}
+    manifest = read_record(new / "adapter" / "selfaug_manifest.json", "manifest")
+    assert manifest["went_on_from"] == {"run": "copied", "weights": made_of}
     before, after = weights(copied_run), weights(new)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -178,6 +184,10 @@ def test_a_folder_that_was_killed_while_it_was_made_is_made_again(
     new, sets = RunDir.create(tmp_path / "new"), ["train.steps=1", *moved]
     config = realign_config(old, [str(new_rows)], output=str(new.path), sets=sets)
     new.config.write_text(new.config_text(dump_config(config)), encoding="utf-8")
+    # But not while another process is making it.
+    with new.training(), pytest.raises(StorageError, match="is being trained"):
+        realign(copied_run, quick(new_rows, output=str(new.path)), sets=sets)
+    assert new.is_run()
     found = realign(copied_run, quick(new_rows, output=str(new.path)), sets=sets)
     assert (found.run, set(found.record["suites"])) == (new.path, {"old task", "general"})
     assert found.record["scorers"] == {str(held_out): "exact"}
@@ -227,24 +237,56 @@ def test_a_run_that_passes_becomes_the_candidate_and_nothing_is_promoted(
     config = load_config(new / "config.yaml")
     assert config.data.replay == load_config(copied_run / "config.yaml").data.train
     assert config.data.replay_share == 0.1
-    # The same command again takes what is there.
+    # The same command again takes what is there, and is the candidate again where a newer one was.
+    other = opened.add(tmp_path / "other", weights="others", base="tiny")
+    opened.point(CANDIDATE, other.number)
     again = run_command(str(copied_run), *data, *LENIENT, "--json")
     assert again.exit_code == 0
     assert (
         json.loads(again.stdout)["gate"] == json.loads((new / "realignment.json").read_text())["data"]["gate"]
     )
     assert "not the champion" not in again.stderr
+    assert "version 2 takes the place of version 3 as the candidate" in again.stderr
     # Once it is promoted, the deployed run is not the champion any more, which is as it should be.
     opened.point(CHAMPION, 2)
-    assert "not the champion" not in run_command(str(copied_run), *data, *LENIENT).stderr
-    other = opened.add(tmp_path / "other", weights="others", base="tiny")
+    # From then on another one can be the candidate, and stays it.
+    fourth = opened.add(tmp_path / "fourth", weights="of the fourth", base="tiny")
+    opened.point(CANDIDATE, fourth.number)
+    again = run_command(str(copied_run), *data, *LENIENT)
+    assert "not the champion" not in again.stderr
+    assert f"version 2 is the champion of {registry}" in " ".join(again.stderr.split())
+    assert "promote 2" not in again.stderr
     opened.point(CHAMPION, other.number)
     again = run_command(str(copied_run), *data, *LENIENT, "--json")
     assert f"not the champion of {registry}: that is {other.run}" in " ".join(again.stderr.split())
     assert read_record(new / "realignment.json", "realignment")["champion_instead"] == other.run
     opened.point(CHAMPION, 1)
-    assert run_command(str(copied_run), *data, *LENIENT).exit_code == 0
+    again = run_command(str(copied_run), *data, *LENIENT)
+    assert again.exit_code == 0
+    assert "version 2 was the champion" in " ".join(again.stderr.split())
     assert "champion_instead" not in read_record(new / "realignment.json", "realignment")
+    candidate = opened.current(CANDIDATE)
+    assert candidate is not None
+    assert candidate[0].number == fourth.number
+    # One that was promoted while this one was trained counts as well.
+    settings = quick(
+        new_rows,
+        eval_data=[str(held_out)],
+        registry=str(registry),
+        max_task_loss=1,
+        max_general_loss=1,
+        min_new_gain=-1,
+    )
+    told: list[str] = []
+
+    def promoted_meanwhile(progress: Progress) -> None:
+        told.append(progress.message)
+        if "nothing to train" in progress.message:
+            opened.point(CHAMPION, other.number)
+
+    found = realign(copied_run, settings, sets=["train.steps=2"], on_progress=promoted_meanwhile)
+    assert found.record["champion_instead"] == other.run
+    assert sum("is not the champion" in message for message in told) == 1
 
 
 def test_that_another_run_is_the_champion_is_said_before_training(
@@ -340,6 +382,11 @@ def test_its_folders_are_beside_the_new_run_however_that_is_named(copied_run: Pa
         ("second", f"{tmp_path}/second/", ()),
         ("third", None, (f"run.output={tmp_path}/third",)),
     ):
+        # Two at once don't replace each other's rows.
+        held = RunDir(tmp_path / name).training()
+        with held, pytest.raises(StorageError, match="is being trained"):
+            realign(copied_run, quick(file, output=output), sets=sets)
+        assert not (tmp_path / f"{name}-rows").exists()
         with pytest.raises(Interrupted):
             realign(copied_run, quick(file, output=output), sets=sets, on_progress=stop)
         assert (tmp_path / name / "config.yaml").exists()

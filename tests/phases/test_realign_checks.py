@@ -103,8 +103,9 @@ def test_what_can_not_be_registered_is_refused_before_training(
     with pytest.raises(ConfigError, match="copied is version 2 already, with other weights"):
         realign(copied_run, settings)
     (copied_run / "record.json").unlink()
-    with pytest.raises(StorageError, match="did not finish"):
-        realign(copied_run, settings)
+    for registered in (settings, quick(new_rows)):  # its weights may go on changing
+        with pytest.raises(StorageError, match="did not finish"):
+            realign(copied_run, registered)
     assert not new.exists()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from realigning import LENIENT, asking, quick, run_command
 from selfaug.config import load_config
@@ -15,11 +16,13 @@ from selfaug.phases.progress import Progress
 from selfaug.phases.realign import RealignSettings, _withdrawn, realign
 from selfaug.phases.realign_comparison import (
     _contents_of_scorers,
+    _gate,
     _outcome,
     _require_judged_alike,
     old_task_scorers,
 )
-from selfaug.records import read_lines, read_record, write_lines, write_record
+from selfaug.phases.suites import compare_scores
+from selfaug.records import as_json, read_lines, read_record, write_lines, write_record
 from selfaug.registry import CANDIDATE, CHAMPION, Registry
 from selfaug.report.document_text import document_markdown
 from selfaug.report.run_report import run_report
@@ -65,6 +68,10 @@ def test_old_rows_are_judged_by_the_scorer_that_they_came_with(
     )
     assert record["judged"] == said
     assert f"judged: {said}" in result.stdout
+    by_source = {source: one["items"] for source, one in record["old_sources"].items()}
+    assert by_source == {old[0]: 3, str(held_out): 3}
+    assert result.stdout.count("│ old task: ") == 2
+    assert document_markdown(run_report(RunDir(third_run))).count("| old task: ") == 2
     # Three of each old source's rows, of which there are 24 and 16.
     scores = list(record["suites"]["old task"]["scores"].values())
     assert scores == [{"base": 1.0, "tuned": 1.0}] * 3 + [{"base": 0.0, "tuned": 0.0}] * 3
@@ -132,6 +139,12 @@ def test_a_finished_comparison_is_decided_by_the_bounds_of_now(
         other = run_command(str(copied_run), *data, *LENIENT, "--scorer", "f1")
         assert other.exit_code == 1
         assert "with another scorer" in other.stderr
+        # A comparison of an earlier version of selfaug knows neither sources nor weights.
+        earlier = {name: value for name, value in record.items() if name != "old_sources"}
+        for name in ("deployed_weights", "new_weights"):
+            assert len(record["settings"].pop(name)) == 64
+        write_record(new / "realignment.json", "realignment", earlier)
+        assert run_command(str(copied_run), *data, *LENIENT).exit_code == 0
         record["settings"]["tokenizer_and_template"] = "another"
         write_record(new / "realignment.json", "realignment", record)
         other = run_command(str(copied_run), *data, *LENIENT)
@@ -142,6 +155,33 @@ def test_a_finished_comparison_is_decided_by_the_bounds_of_now(
     other = run_command(str(copied_run), *data, *LENIENT, "--scorer", "f1")
     assert other.exit_code == 1
     assert "with another scorer" in other.stderr
+    # Nor where one half of the answers would be of a deployed run that was trained anew since.
+    weights = copied_run / "adapter" / "adapter_model.safetensors"
+    save_file({name: 1.3 * weight for name, weight in load_file(weights).items()}, weights)
+    other = run_command(str(copied_run), *data, *LENIENT)
+    assert other.exit_code == 1
+    assert "copied has other weights than when both runs were compared" in " ".join(other.stderr.split())
+
+
+def test_a_source_that_is_lost_fails_though_all_old_rows_together_pass() -> None:
+    def scores(tuned: list[float], base: list[float]) -> dict[str, Any]:
+        return as_json(compare_scores([str(row) for row in range(len(tuned))], tuned, base))
+
+    kept, lost, few = [1.0] * 3940, [0.0] * 60, [0.0] * 2
+    suites = {
+        "old task": scores([*kept, *lost, *few], [1.0] * 4002),
+        "general": scores(kept, kept),
+    }
+    sources = {"kept": scores(kept, kept), "few": scores([*few, 1.0], [1.0] * 3)}
+    settings = RealignSettings(["new.jsonl"], allow_unmeasured=True)
+    assert _gate(suites, sources, settings)["outcome"] == "pass"
+    gate = _gate(suites, {**sources, "lost": scores(lost, [1.0] * 60)}, settings)
+    assert (gate["outcome"], gate["of_bounds"]) == ("fail", "fail")
+    assert [(one["name"], one["outcome"]) for one in gate["bounds"]] == [
+        ("loss, old task", "pass"),
+        ("loss, general", "pass"),
+        ("loss, old task: lost", "fail"),
+    ]
 
 
 def test_a_schema_that_has_changed_since_decides_nothing_anew(tmp_path: Path) -> None:
@@ -172,6 +212,7 @@ def test_nothing_passes_on_a_task_without_rows_unless_that_is_wanted(
     # Said before the training, too.
     assert "of 16 rows, 0.1 is less than 20" in result.stderr
     assert "the old task has none" in result.stderr
+    assert "data.eval=[FILE]" in result.stderr
     assert "--allow-unmeasured" in result.stderr
     assert not registry.exists()
     new = copied_run.with_name("copied-realigned")

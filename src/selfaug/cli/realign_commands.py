@@ -187,7 +187,8 @@ def _show(found: Realignment, registry: str | None) -> None:
     names = {"base": "deployed", "tuned": "re-aligned"}
     record = found.record
     scorer = record["settings"]["scorer"]
-    console.print(suites_table(record["suites"], scorer, width=console.width, **names))
+    sources = {f"old task: {source}": one for source, one in record.get("old_sources", {}).items()}
+    console.print(suites_table(record["suites"] | sources, scorer, width=console.width, **names))
     show_cut_off(record["suites"], console, **names)
     if judged := record.get("judged"):
         console.print(Text(printable(f"judged: {judged}")), soft_wrap=True)
@@ -203,9 +204,8 @@ def _show(found: Realignment, registry: str | None) -> None:
     say(f"the new run is {found.run}, the decision {RunDir(found.run).realignment}")
     if champion := record.get("champion_instead"):
         say(f"note: it goes on from {record['deployed']}, and not from the champion: that is {champion}.")
-    named = [] if registry is None else ["--registry", registry]
     if found.version is not None:
-        command = shlex.join(["selfaug", "registry", "promote", str(found.version), *named])
-        say(f"version {found.version} is the candidate. To serve it: {command}")
-    elif found.outcome == "pass":
-        say(f"to serve it: {shlex.join(['selfaug', 'registry', 'promote', str(found.run), *named])}")
+        named = ["selfaug", "registry", "promote", str(found.version), "--registry", str(registry)]
+        say(f"version {found.version} is the candidate. To serve it: {shlex.join(named)}")
+    elif found.outcome == "pass" and registry is None:
+        say(f"to serve it: {shlex.join(['selfaug', 'registry', 'promote', str(found.run)])}")

@@ -6,13 +6,16 @@ import os
 import shlex
 import time
 from contextlib import suppress
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from selfaug.cli.app import Debug, Json, app
 from selfaug.cli.terminal import print_json, printable, say
 from selfaug.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from selfaug.registry import Version
 
 __all__ = ["RegistryFile", "registry"]
 
@@ -75,6 +78,7 @@ def registry(
         version = promote(file, str(what))
         text = f"version {version.number} is the champion: {version.run}"
         _say_if_its_gate_did_not_pass(version.run)
+        _say_if_compared_with_another(file, version)
         _say_if_it_has_no_reference_window(version.run)
     else:
         version = roll_back(file)
@@ -105,6 +109,31 @@ def _say_if_its_gate_did_not_pass(run: str) -> None:
         outcome = read_record(record, RECORD_KIND)["gate"]["outcome"]
         if outcome != "pass":
             say(f"note: its re-alignment did not pass the gate ({outcome}): {record}")
+
+
+def _say_if_compared_with_another(file: str, version: Version) -> None:
+    """Two re-alignments of one champion: whichever is promoted second knows nothing of what the first has learnt."""
+    from selfaug.phases.realign_comparison import DEPLOYED_WEIGHTS, RECORD_KIND
+    from selfaug.records import read_record
+    from selfaug.registry import CHAMPION, Registry
+    from selfaug.rundir import RunDir
+
+    record, opened = RunDir(version.run).realignment, Registry(file)
+    *earlier, now = opened.moves(CHAMPION)
+    was_champion = version.number in {move.version for move in earlier}  # going back is meant so
+    if now.previous is None or was_champion or not record.exists():
+        return
+    replaced = opened.version(next(move.version for move in earlier if move.number == now.previous))
+    with suppress(DataError):  # as above
+        found = read_record(record, RECORD_KIND)
+        weights = found["settings"].get(DEPLOYED_WEIGHTS)
+        if weights is None and version.parent is not None:  # compared by an earlier version of selfaug
+            weights = opened.version(version.parent).weights
+        if weights not in (None, replaced.weights):
+            say(
+                f"note: it was compared with {found['deployed']}, and not with version {replaced.number}, the champion "
+                "that it replaces: what that one has learnt, it does not know."
+            )
 
 
 def _say_if_it_has_no_reference_window(run: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def hold_out(
 
     Raises:
         DataError: if rows can't be used.
-        StorageError: if the folder can't be written.
+        StorageError: if the folder can't be written, or holds other rows: a run may be judged by those, or they may be
+            rehearsed, though its own folder is elsewhere by now.
     """
     rows = _read(config, data)
     learnt = learnt_so_far(run, config)
@@ -82,12 +83,12 @@ def hold_out(
     held_out = [row for row, key in zip(rows, keys, strict=True) if key in chosen]
     if len(held_out) < LEAST_HELD_OUT:
         return HeldOut(list(data), [], 0, len(new), len(rows) - len(new), not learnt.whole)
-    with writing_into(folder, hint="choose another --output."):
-        folder.mkdir(parents=True, exist_ok=True)
     kept = [row for row, key in zip(rows, keys, strict=True) if key not in chosen]
+    train, apart = _files(kept, data, folder, "train"), _files(held_out, data, folder, "held-out")
+    _write(train | apart, folder)
     return HeldOut(
-        _written(kept, data, folder, "train"),
-        _written(held_out, data, folder, "held-out"),
+        list(map(str, train)),
+        list(map(str, apart)),
         len(held_out),
         len(new),
         len(rows) - len(new),
@@ -151,16 +152,33 @@ def _keys(config: TrainConfig, rows: Sequence[Row], learnt: set[bytes]) -> tuple
     return keys[new:], {*keys[: len(held_out)], *known}
 
 
-def _written(rows: Sequence[Row], data: Sequence[str], folder: Path, side: str) -> list[str]:
-    """Files of the rows of each source that has some."""
-    files = []
-    for number, source in enumerate(dict.fromkeys(map(str, data)), 1):
-        found = [as_read(row) for row in rows if row.source == source]
-        if found:
-            file = folder / f"{number}-{Path(source).stem}-{side}.jsonl"
-            write_lines(file, found, private=True)  # it may have what users wrote
-            files.append(str(file))
-    return files
+def _files(
+    rows: Sequence[Row], data: Sequence[str], folder: Path, side: str
+) -> dict[Path, list[dict[str, Any]]]:
+    """Files, and what comes into them: the rows of each source that has some."""
+    found = {
+        folder / f"{number}-{Path(source).stem}-{side}.jsonl": [
+            as_read(row) for row in rows if row.source == source
+        ]
+        for number, source in enumerate(dict.fromkeys(map(str, data)), 1)
+    }
+    return {file: of_source for file, of_source in found.items() if of_source}
+
+
+def _write(files: Mapping[Path, list[dict[str, Any]]], folder: Path) -> None:
+    """Write them, but for those that an earlier attempt has left; none where one holds other rows."""
+    with writing_into(folder, hint="choose another --output."):
+        folder.mkdir(parents=True, exist_ok=True)
+        there = {file: _without_ids(read_lines(file)) for file in files if file.exists()}
+    if others := [file for file, rows in there.items() if rows != _without_ids(files[file])]:
+        raise StorageError(
+            f"{others[0]} holds other rows, of an earlier re-alignment: its run may be judged by them, and they may be "
+            "rehearsed.",
+            hint=f"choose another --output; or, if no run was trained with them, delete {folder}.",
+        )
+    for file, rows in files.items():
+        if file not in there:
+            write_lines(file, rows, private=True)  # it may have what users wrote
 
 
 def _without_ids(rows: Iterable[dict[str, Any]]) -> Counter[str]:

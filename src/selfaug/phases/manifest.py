@@ -8,6 +8,7 @@ from typing import Any
 
 from selfaug.config import TrainConfig
 from selfaug.phases.model_card import MANIFEST, public_base, public_source
+from selfaug.phases.resuming import WENT_ON_FROM
 from selfaug.phases.run_models import hashed_weights
 from selfaug.records import write_record
 
@@ -33,6 +34,7 @@ def write_manifest(
         StorageError: if it can't be written.
     """
     identity = {key: value for key, value in record["model"].items() if key not in ("name", "trainable")}
+    before = record.get(WENT_ON_FROM)  # not in records of earlier versions of selfaug
     trained = [{**one, "file": Path(one["file"]).name} for one in record["weights"]]
     content: dict[str, Any] = {
         "run": Path(config.run.output).absolute().name,
@@ -49,6 +51,7 @@ def write_manifest(
             for part in ("train", "replay", "eval")
             if (described := record["data"].get(part)) is not None
         },
+        WENT_ON_FROM: before and {**before, "run": Path(before["run"]).name},
         "settings_sha256": record["settings_sha256"],
         "weights": trained if exported is None else hashed_weights(folder),
         "exported": exported,

@@ -41,7 +41,7 @@ from selfaug.phases.realign_comparison import (
     suites_of_tasks,
 )
 from selfaug.phases.realign_settings import REHEARSAL, RealignSettings
-from selfaug.phases.registry import add_run, champion_run, require_addable
+from selfaug.phases.registry import add_run, champion_run, finished_run, require_addable
 from selfaug.phases.run_files import load_run_config, place_of, require_named_base, tell_of_changes
 from selfaug.phases.run_models import trained_weights
 from selfaug.phases.train import train
@@ -69,7 +69,7 @@ class Realignment:
         run: its folder.
         record: data of its `realignment.json`.
         outcome: of the gate.
-        version: of the registry, if it has become the candidate.
+        version: of the registry, if it is the candidate.
     """
 
     run: Path
@@ -88,7 +88,7 @@ def _with_held_out_rows(
 
     Raises:
         ConfigError, DataError: if settings or rows can't be used.
-        StorageError: if files can't be written, or a run was begun with other rows.
+        StorageError: if files can't be written, a run was begun with other rows, or another process trains it.
     """
     if settings.eval_data or settings.hold_out <= 0:
         return settings, None
@@ -97,12 +97,14 @@ def _with_held_out_rows(
     if any(one.partition("=")[0].strip() == "run.output" for one in sets):
         output = config.run.output.rstrip("/")
     folder, new = Path(f"{output}-rows"), RunDir(output)
-    if new.started.exists():
-        found = held_out_before(config, load_run_config(new), settings.data, folder)
-        if found is None:
-            return settings, None
-    else:
-        found = hold_out(run, config, settings.data, folder, share=settings.hold_out)
+    found: HeldOut | None
+    with new.training():  # or another process that begins with other rows would have its files replaced
+        if new.started.exists():
+            found = held_out_before(config, load_run_config(new), settings.data, folder)
+        else:
+            found = hold_out(run, config, settings.data, folder, share=settings.hold_out)
+    if found is None:
+        return settings, None
     return replace(settings, data=found.data, eval_data=found.eval_data), found
 
 
@@ -191,9 +193,10 @@ def realign(
         ConfigError: if the run has no LoRA adapter to go on from, a scorer can't be used, the checkpoint would be
             chosen on rows that the gate judges by, or the registry has one of the folders with other weights.
         DataError: if new rows are text where the run was trained without any, or rows can't be used or judged.
-        StorageError, ModelError: if models or folders can't be used, or the tokeniser is another one by now.
+        StorageError, ModelError: if models or folders can't be used, the deployed run is not complete, another process
+            trains the new one, or the tokeniser is another one by now.
     """
-    old = RunDir.open(run)
+    old = finished_run(run)  # weights that go on changing can't be compared with
     settings = replace(
         settings, data=from_home(list(settings.data)), eval_data=from_home(list(settings.eval_data))
     )
@@ -233,31 +236,38 @@ def realign(
     require_trained_template(old, config)
     require_trained_form(old, config, settings.eval_data)
     new = RunDir(config.run.output)
-    new.discard_unstarted()
+    with new.training():  # a run that another process has just made is not what a kill has left
+        new.discard_unstarted()
     if new.is_run():
         require_same_rows(new, config)
     if settings.registry is not None:  # not only after hours of training
         require_addable(settings.registry, old.path, planned=new.path)
     champion = _other_champion(old, new, settings.registry)
     if champion is not None:
-        tell(
-            f"{old.path} is not the champion of {settings.registry}: that is {champion}. What that one has learnt, the "
-            "new run won't know."
-        )
+        tell(_not_the_champion(old, champion, settings.registry))
     if new.realignment.exists():
         train(config, resume=True, on_progress=on_progress)
-        record = decided_anew(new, read_record(new.realignment, RECORD_KIND), settings, config)
+        record = decided_anew(
+            old, old_config, new, read_record(new.realignment, RECORD_KIND), settings, config
+        )
     else:
         require_named_base(old, config)
         tokenizer = tokenizer_of(config)
         require_same_tokenizer(old, config)
         # What can't be asked or judged shows here, and not after hours of training.
-        suites = suites_of_tasks(config, tokenizer, old_scorers, settings, no_answer=trained_no_answer(old))
+        suites, of_sources = suites_of_tasks(
+            config, tokenizer, old_scorers, settings, no_answer=trained_no_answer(old)
+        )
         for suite in suites.values():
             if suite.warning is not None:
                 on_progress(Progress("warning", message=suite.warning))
         train(config, resume=new.is_run(), on_progress=on_progress)
-        record = compared(old, old_config, old_scorers, suites, new, config, tokenizer, settings, on_progress)
+        record = compared(
+            old, old_config, old_scorers, suites, of_sources, new, config, tokenizer, settings, on_progress
+        )
+    before, champion = champion, _other_champion(old, new, settings.registry)
+    if champion is not None and champion != before:  # another re-alignment was promoted during these hours
+        tell(_not_the_champion(old, champion, settings.registry))
     told = dict(record)
     if champion is not None:
         told["champion_instead"] = champion
@@ -269,7 +279,7 @@ def realign(
     outcome = record["gate"]["outcome"]
     if outcome != "pass" and (told_of := _withdrawn(new, settings.registry)) is not None:
         tell(told_of)
-    return Realignment(new.path, record, outcome, _registered(old, new, settings, outcome))
+    return Realignment(new.path, record, outcome, _registered(old, new, settings, outcome, tell))
 
 
 def _other_champion(old: RunDir, new: RunDir, registry: str | None) -> str | None:
@@ -279,6 +289,13 @@ def _other_champion(old: RunDir, new: RunDir, registry: str | None) -> str | Non
     """
     champion = None if registry is None else champion_instead_of(old.path, registry)
     return None if champion == str(new.path.resolve()) else champion
+
+
+def _not_the_champion(old: RunDir, champion: str, registry: str | None) -> str:
+    return (
+        f"{old.path} is not the champion of {registry}: that is {champion}. What that one has learnt, the new run "
+        "won't know."
+    )
 
 
 def _is_champion(old: RunDir, registry: str | None) -> bool:
@@ -312,11 +329,32 @@ def _withdrawn(new: RunDir, registry: str | None) -> str | None:
     return f"version {number} does not pass any more: it is the candidate of {registry} no longer."
 
 
-def _registered(old: RunDir, new: RunDir, settings: RealignSettings, outcome: str) -> int | None:
-    """The new run's version, if it passed and there is a registry: the candidate. Nothing is promoted here."""
+def _registered(
+    old: RunDir, new: RunDir, settings: RealignSettings, outcome: str, tell: Callable[[str], None]
+) -> int | None:
+    """The new run's version, if it passed and there is a registry: the candidate. Nothing is promoted here.
+
+    One that is or was the champion waits for nobody: it would take the place of the candidate that does.
+    """
     if settings.registry is None or outcome != "pass":
         return None
-    parent = add_run(settings.registry, old.path).number
-    version = add_run(settings.registry, new.path, parent=parent, note="re-aligned").number
-    Registry(settings.registry).point(CANDIDATE, version, "passed its gate")
-    return version
+    registry = Registry(settings.registry)
+    add_run(registry.path, old.path)
+    version = add_run(registry.path, new.path)
+    if not version.note:
+        registry.add(version.run, weights=version.weights, base=version.base, note="re-aligned")
+    number, champions = version.number, [move.version for move in registry.moves(CHAMPION)]
+    if number in champions:
+        named = ["selfaug", "registry", "promote", str(number), "--registry", str(registry.path)]
+        tell(
+            f"version {number} is the champion of {registry.path}: there is nothing to promote."
+            if number == champions[-1]
+            else f"version {number} was the champion of {registry.path} before, so it is no candidate. To serve it "
+            f"again: {shlex.join(named)}"
+        )
+        return None
+    before = registry.current(CANDIDATE)
+    if before is not None and before[0].number > number and before[0].number not in champions:
+        tell(f"version {number} takes the place of version {before[0].number} as the candidate.")
+    registry.point(CANDIDATE, number, "passed its gate")
+    return number

@@ -73,7 +73,10 @@ def what_is_measured(
     if not settings.eval_data:
         missing.append(f"the new task has no held-out rows{few}: give some with --eval-data")
     if not old_sources:
-        missing.append("the old task has none: the deployed run was trained without --eval")
+        missing.append(
+            "the old task has none: the deployed run's settings name none (data.eval): name some with --set "
+            "data.eval=[FILE]"
+        )
     if missing:
         then = "passes without" if settings.allow_unmeasured else "can't pass without --allow-unmeasured"
         told.append(f"{'; '.join(missing)}. So the gate {then}.")

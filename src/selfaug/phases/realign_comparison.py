@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import EvaluationSettings, TrainConfig, load_config
-from selfaug.core.gate import Outcome, bound_on_gain, bound_on_loss, overall
+from selfaug.core.gate import GateResult, Outcome, bound_on_gain, bound_on_loss, overall
 from selfaug.errors import ConfigError, StorageError
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.hidden import adapter_off
@@ -28,6 +28,7 @@ from selfaug.phases.run_files import load_run_config, place_of
 from selfaug.phases.run_models import (
     TOKENIZER,
     alike_where_known,
+    hash_of_weights,
     load_run_models,
     trained_weights,
 )
@@ -35,6 +36,7 @@ from selfaug.phases.suites import (
     Suite,
     answers_to,
     compare_answers,
+    compare_scores,
     fitting_level,
     general_prompts,
     level_of,
@@ -42,10 +44,11 @@ from selfaug.phases.suites import (
     share_cut_off,
     task_prompts,
 )
-from selfaug.records import read_record, write_record
+from selfaug.records import as_json, read_record, write_record
 from selfaug.rundir import RunDir
 
 __all__ = [
+    "DEPLOYED_WEIGHTS",
     "RECORD_KIND",
     "compared",
     "decided_anew",
@@ -57,6 +60,9 @@ __all__ = [
 RECORD_KIND = "realignment"
 
 _OLD, _NEW, _GENERAL = "old task", "new task", "general"
+
+DEPLOYED_WEIGHTS, _NEW_WEIGHTS = "deployed_weights", "new_weights"
+"""Of a comparison's settings in its record: hashes of what was compared. Earlier versions of selfaug kept none."""
 
 # Settings by which the comparison is decided, and those that say what is asked and how answers are judged.
 _BOUNDS = ("max_task_loss", "max_general_loss", "min_new_gain", "allow_unmeasured")
@@ -173,8 +179,8 @@ def suites_of_tasks(
     settings: RealignSettings,
     *,
     no_answer: str | None,
-) -> dict[str, Suite]:
-    """What is asked of the old task and the new one, as far as they have held-out rows.
+) -> tuple[dict[str, Suite], list[str]]:
+    """What is asked of the old task and the new one, as far as they have held-out rows; and each old row's source.
 
     Args:
         config: of the training.
@@ -199,11 +205,12 @@ def suites_of_tasks(
         )
 
     suites: dict[str, Suite] = {}
-    if old_scorers:
-        suites[_OLD] = _joined([asked([source], scorer) for source, scorer in old_scorers.items()])
+    parts = {source: asked([source], scorer) for source, scorer in old_scorers.items()}
+    if parts:
+        suites[_OLD] = _joined(list(parts.values()))
     if settings.eval_data:
         suites[_NEW] = asked(list(dict.fromkeys(settings.eval_data)), settings.scorer)
-    return suites
+    return suites, [source for source, part in parts.items() for _ in part.ids]
 
 
 def _loaded_alike(deployed: TrainConfig, config: TrainConfig) -> TrainConfig:
@@ -218,6 +225,7 @@ def compared(
     old_config: TrainConfig,
     old_scorers: Mapping[str, str],
     task_suites: Mapping[str, Suite],
+    of_sources: Sequence[str],
     new: RunDir,
     config: TrainConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -231,6 +239,7 @@ def compared(
         old_config: its settings.
         old_scorers: by source of the old rows.
         task_suites: what is asked of the old task and the new one; the general suite is added.
+        of_sources: the source of each of the old task's rows.
         new: the re-aligned run.
         config: its settings.
         tokenizer: of the base model.
@@ -241,7 +250,8 @@ def compared(
         Data of the record.
 
     Raises:
-        StorageError: if they were asked something else before, or weights of a run are not there.
+        StorageError: if they were asked something else before, or weights of a run are not there, or are others than
+            when they were asked.
         ModelError: if a model can't be used.
     """
     template = config.data.chat_template_kwargs
@@ -250,10 +260,11 @@ def compared(
     work = new.samples / "realignment"
     work.mkdir(parents=True, exist_ok=True)
     started = work / "started.json"
+    asked = _asked(settings, config) | _weights_of((old, old_config), (new, config))
     if started.exists():
-        _require_asked_alike(new, read_record(started, "realignment-started"), settings, config)
+        _require_asked_alike(old, new, read_record(started, "realignment-started"), asked)
     else:
-        write_record(started, "realignment-started", _asked(settings, config))
+        write_record(started, "realignment-started", asked)
 
     def report(stage: str) -> Callable[[int, int], None]:
         return lambda done, total: on_progress(Progress(stage, done, total))
@@ -305,15 +316,14 @@ def compared(
         }
         for name, suite in suites.items()
     }
-    differences = {name: asdict(suite["difference"]) for name, suite in results.items()}
-    deployed = {name: suite["base"].value for name, suite in results.items()}
+    sources = _by_source(task_suites.get(_OLD), of_sources, results)
     write_record(
         new.realignment,
         RECORD_KIND,
         {
             "deployed": str(old.path),
             "run": str(new.path),
-            "settings": _asked(settings, config),
+            "settings": asked,
             # Rows that were not trained on, because held-out rows ask the same.
             "left_out": read_record(new.started, "train-started")["data"].get("asked_by_held_out", {}),
             # What the next re-alignment judges its old rows by. A source that is old already keeps its scorer.
@@ -322,29 +332,70 @@ def compared(
             "judged": _judged({_OLD: old_scorers, _NEW: new_scorers}),
             "level": asdict(level),
             "suites": results,
-            "gate": _gate(differences, deployed, settings),
+            "old_sources": sources,
+            "gate": _gate(as_json(results), as_json(sources), settings),
         },
     )
     return read_record(new.realignment, RECORD_KIND)
 
 
+def _by_source(
+    suite: Suite | None, sources: Sequence[str], results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The old task's scores by the source of its rows, which may lose much that all together don't show.
+
+    Args:
+        suite: of the old task; None where it has no rows.
+        sources: of each of its rows.
+        results: of all suites, as `compare_answers`.
+
+    Returns:
+        Scores by source, as `compare_answers` but for the items; nothing where there is only one source.
+    """
+    if suite is None or len(set(sources)) < 2:
+        return {}
+    scores, together = results[_OLD]["scores"], suite.together
+    found = {}
+    for source in dict.fromkeys(sources):
+        rows = [row for row, its_source in enumerate(sources) if its_source == source]
+        ids = [suite.ids[row] for row in rows]
+        tuned, base = ([scores[one][which] for one in ids] for which in ("tuned", "base"))
+        of_source = compare_scores(ids, tuned, base, [together[row] for row in rows])
+        found[source] = {key: value for key, value in of_source.items() if key not in ("scores", "clusters")}
+    return found
+
+
 def _gate(
-    differences: Mapping[str, Mapping[str, Any]], deployed: Mapping[str, float], settings: RealignSettings
+    suites: Mapping[str, Mapping[str, Any]],
+    old_sources: Mapping[str, Mapping[str, Any]],
+    settings: RealignSettings,
 ) -> dict[str, Any]:
     """What the bounds say, for the record.
 
+    Each source of old rows has the old task's bound: among many others, what is lost of one hardly shows. But few rows
+    of one decide nothing, so only what is wholly beyond it is among the bounds.
+
     Args:
-        differences: fields of a `PairedDifference` by suite, as a record has them.
-        deployed: the deployed model's scores, shares: more it can't lose.
+        suites: scores of both models, as a record has them.
+        old_sources: of the old task by source, as a record has them.
         settings: with the bounds.
     """
-    bounds = []
-    for name, most in ((_OLD, settings.max_task_loss), (_GENERAL, settings.max_general_loss)):
-        if name in differences:
-            bounds.append(bound_on_loss(f"loss, {name}", differences[name], most, deployed[name]))
-    if _NEW in differences:
-        bounds.append(bound_on_gain("gain, new task", differences[_NEW], settings.min_new_gain))
-    unmeasured = [task for task in (_OLD, _NEW) if task not in differences]
+
+    def loss(name: str, scores: Mapping[str, Any], most: float) -> GateResult:
+        return bound_on_loss(f"loss, {name}", scores["difference"], most, scores["base"]["value"])
+
+    bounds = [
+        loss(name, suites[name], most)
+        for name, most in ((_OLD, settings.max_task_loss), (_GENERAL, settings.max_general_loss))
+        if name in suites
+    ]
+    if _NEW in suites:
+        bounds.append(bound_on_gain("gain, new task", suites[_NEW]["difference"], settings.min_new_gain))
+    of_sources = (
+        loss(f"{_OLD}: {source}", scores, settings.max_task_loss) for source, scores in old_sources.items()
+    )
+    bounds += [bound for bound in of_sources if bound.outcome == "fail"]
+    unmeasured = [task for task in (_OLD, _NEW) if task not in suites]
     return {
         "outcome": _outcome(overall(bounds), unmeasured, settings),
         "of_bounds": overall(bounds),
@@ -361,11 +412,18 @@ def _outcome(of_bounds: Outcome, unmeasured: Sequence[str], settings: RealignSet
 
 
 def decided_anew(
-    new: RunDir, record: dict[str, Any], settings: RealignSettings, config: TrainConfig
+    old: RunDir,
+    old_config: TrainConfig,
+    new: RunDir,
+    record: dict[str, Any],
+    settings: RealignSettings,
+    config: TrainConfig,
 ) -> dict[str, Any]:
     """The comparison that is there, by the bounds of now: both models' answers stay as they are.
 
     Args:
+        old: the deployed run.
+        old_config: its settings.
         new: the re-aligned run.
         record: data of its comparison.
         settings: with the bounds of now.
@@ -375,16 +433,13 @@ def decided_anew(
         Data of the record, as it is now.
 
     Raises:
-        StorageError: if they were asked something else, or a file has changed that a scorer reads.
+        StorageError: if they were asked something else, a run has other weights by now, or a file has changed that a
+            scorer reads.
     """
-    _require_asked_alike(new, record["settings"], settings, config)
+    asked = _asked(settings, config) | _weights_of((old, old_config), (new, config))
+    _require_asked_alike(old, new, record["settings"], asked)
     _require_judged_alike(new, record)
-    suites = record["suites"]
-    gate = _gate(
-        {name: suite["difference"] for name, suite in suites.items()},
-        {name: suite["base"]["value"] for name, suite in suites.items()},
-        settings,
-    )
+    gate = _gate(record["suites"], record.get("old_sources", {}), settings)
     bounds = {name: getattr(settings, name) for name in _BOUNDS}
     decided = {**record, "settings": {**record["settings"], **bounds}, "gate": gate}
     if decided != record:
@@ -397,15 +452,33 @@ def _asked(settings: RealignSettings, config: TrainConfig) -> dict[str, Any]:
     return {**asdict(settings), TOKENIZER: stored_tokenizer_hash(config.model.name)}
 
 
-def _require_asked_alike(
-    new: RunDir, before: Mapping[str, Any], settings: RealignSettings, config: TrainConfig
-) -> None:
-    """Refuse where both models were asked something else, or were judged otherwise.
+def _weights_of(deployed: tuple[RunDir, TrainConfig], new: tuple[RunDir, TrainConfig]) -> dict[str, str]:
+    """What identifies the weights that are compared: a run can be trained anew in its folder."""
+    return {
+        name: hash_of_weights(trained_weights(run, config)[0])
+        for name, (run, config) in ((DEPLOYED_WEIGHTS, deployed), (_NEW_WEIGHTS, new))
+    }
+
+
+def _require_asked_alike(old: RunDir, new: RunDir, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse where both models were asked something else, were judged otherwise, or have other weights by now.
+
+    Args:
+        old: the deployed run.
+        new: the re-aligned run.
+        before: what they were asked, and their weights, as far as an earlier version of selfaug has kept those.
+        now: the same as it is now.
 
     Raises:
         StorageError: if they were.
     """
-    now = _asked(settings, config)
+    for name, run in ((DEPLOYED_WEIGHTS, old), (_NEW_WEIGHTS, new)):
+        if not alike_where_known(before.get(name), now[name]):
+            raise StorageError(
+                f"{run.path} has other weights than when both runs were compared.",
+                hint=f"put those weights back; or delete {new.realignment.name} and {new.samples / 'realignment'} to "
+                "ask both models anew.",
+            )
     changed = sorted(name for name in _ASKED if before.get(name) != now[name])
     if not alike_where_known(before.get(TOKENIZER), now[TOKENIZER]):
         changed.append(TOKENIZER)

@@ -7,7 +7,10 @@ from typing import Any
 
 from selfaug.config import load_config
 from selfaug.errors import ConfigError, PathError, StorageError
-from selfaug.phases.run_models import hash_of_weights, trained_weights
+from selfaug.phases.resuming import WENT_ON_FROM
+from selfaug.phases.run_files import load_run_config
+from selfaug.phases.run_models import alike_where_known, hash_of_weights, trained_weights
+from selfaug.records import read_record
 from selfaug.registry import CANDIDATE, CHAMPION, Registry, Version
 from selfaug.rundir import RunDir
 
@@ -15,6 +18,7 @@ __all__ = [
     "add_run",
     "champion_move",
     "champion_run",
+    "finished_run",
     "followed_run",
     "promote",
     "registry_status",
@@ -37,20 +41,40 @@ def add_run(
 
     Args:
         registry: the file; made if it does not exist.
-        run: folder of the run.
-        parent: the version that it was made from.
+        run: folder of the run. One that is a version gets the parent and the note that it has none of.
+        parent: the version that it was made from; None for that of the run that its training went on from, if that is
+            one.
         note: for whoever reads the list.
 
     Raises:
         StorageError: if the run is not complete, or the registry can't be written.
-        ConfigError: if the folder is a version with other weights, or there is no such parent.
+        ConfigError: if the folder is a version with other weights, another parent or another note, or there is no such
+            parent.
     """
-    folder = _finished(run)
+    folder = finished_run(run)
     config = load_config(folder.config)
     data = ", ".join(config.data.train) or str(config.data.prepared or "")
-    return Registry(registry).add(
-        folder.path, weights=_weights(folder), base=config.model.name, parent=parent, data=data, note=note
+    opened, weights, base = Registry(registry), _weights(folder), config.model.name
+    version = opened.add(folder.path, weights=weights, base=base, parent=parent, data=data, note=note)
+    if version.parent is None and (made_from := _went_on_from(opened, folder)) is not None:
+        version = opened.add(folder.path, weights=weights, base=base, parent=made_from)
+    return version
+
+
+def _went_on_from(registry: Registry, run: RunDir) -> int | None:
+    """The version whose adapter a run's training went on from; None if that is none, as far as is known."""
+    before = load_run_config(run).lora.start_from
+    if before is None:
+        return None
+    # Runs of earlier versions of selfaug don't tell which weights the folder had then.
+    known = read_record(run.record, "train").get(WENT_ON_FROM)
+    weights, folder = None if known is None else known["weights"], os.path.realpath(before)
+    found = (
+        version.number
+        for version in registry.versions()
+        if version.run == folder and alike_where_known(weights, version.weights)
     )
+    return next(found, None)
 
 
 def require_addable(
@@ -67,13 +91,19 @@ def require_addable(
         StorageError: if the finished run did not finish, or the registry can't be read.
         ConfigError: if one of the folders is a version with other weights.
     """
-    folder, next_one = _finished(run), RunDir(planned)
+    folder, next_one = finished_run(run), RunDir(planned)
     opened = Registry(registry)
     opened.require_addable(folder.path, _weights(folder))
     opened.require_addable(next_one.path, _weights(next_one) if next_one.is_complete() else None)
 
 
-def _finished(run: str | os.PathLike[str]) -> RunDir:
+def finished_run(run: str | os.PathLike[str]) -> RunDir:
+    """A run that exists and is complete.
+
+    Raises:
+        PathError: if there is none.
+        StorageError: if it is not complete.
+    """
     folder = RunDir.open(run)
     if not folder.is_complete():
         raise StorageError(f"{folder.path} did not finish.", hint=f"go on with it: {folder.resume_command}")
@@ -113,11 +143,13 @@ def roll_back(registry: str | os.PathLike[str]) -> Version:
 
     Raises:
         ConfigError: if there is none before.
-        StorageError: if its run is gone, or has other weights than it was entered with; nothing is changed then.
+        StorageError: if its run is gone, or has other weights than it was entered with, or the champion has changed
+            while that was looked at; nothing is changed then.
     """
     opened = Registry(registry)
+    current = opened.current()  # before what it came after is: so nothing is missed that comes between
     _require_unchanged(opened.before(CHAMPION))
-    return opened.roll_back()
+    return opened.roll_back(expected=None if current is None else current[1].number)
 
 
 def followed_run(registry: str | os.PathLike[str]) -> str:

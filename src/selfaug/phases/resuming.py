@@ -15,12 +15,16 @@ from selfaug.errors import ConfigError, DataError
 from selfaug.launcher import process_count
 from selfaug.phases.inputs import TrainingData
 from selfaug.phases.run_files import with_places
+from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.phases.trained_template import template_before
 from selfaug.phases.versions import NOT_KNOWN, installed_versions, versions_so_far
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
 
-__all__ = ["Begun", "in_dtype_of", "require_same_data", "require_same_settings"]
+__all__ = ["WENT_ON_FROM", "Begun", "in_dtype_of", "require_same_data", "require_same_settings"]
+
+WENT_ON_FROM = "went_on_from"
+"""In a run's started.json and record: the run whose adapter its training went on from, and the hash of that."""
 
 # Settings that a resumed run may change: they don't touch the numbers.
 _FREE_ON_RESUME = {
@@ -47,6 +51,7 @@ class Begun:
         anchors: hash and seconds of those that its base model has written; None before.
         base_folder: the base model's name, if it is a folder; None for one of the hub.
         versions: of the libraries, as of `versions_so_far`.
+        went_on_from: the run whose adapter its training goes on from, and the hash of that; None without.
     """
 
     data: dict[str, Any]
@@ -59,6 +64,7 @@ class Begun:
     anchors: dict[str, Any] | None = None
     base_folder: str | None = None
     versions: list[dict[str, str]] = field(default_factory=lambda: [NOT_KNOWN])
+    went_on_from: dict[str, str] | None = None
 
     @classmethod
     def here(
@@ -84,6 +90,7 @@ class Begun:
             template=None if template is None else template.to_dict(),
             base_folder=base if os.path.isdir(base) else None,
             versions=[installed_versions()],
+            went_on_from=_went_on_from(config),
         )
 
     @classmethod
@@ -174,6 +181,14 @@ def require_same_data(
         raise ConfigError(
             f"{run.path} can't be resumed:", problems=problems, hint="begin a new run with another --output."
         )
+
+
+def _went_on_from(config: TrainConfig) -> dict[str, str] | None:
+    if config.lora.start_from is None:
+        return None
+    before = RunDir.open(config.lora.start_from)
+    weights = trained_weights(before, load_config(before.config))[0]
+    return {"run": str(before.path), "weights": hash_of_weights(weights)}
 
 
 def in_dtype_of(begun: Begun, config: TrainConfig) -> TrainConfig:

@@ -12,6 +12,7 @@ import yaml
 
 from selfaug.config import dump_config, load_config
 from selfaug.model.memory import peak_memory
+from selfaug.phases.resuming import WENT_ON_FROM
 from selfaug.phases.run_models import hashes_of_weights
 from selfaug.phases.trainer_setup import Training
 from selfaug.phases.versions import for_record
@@ -48,6 +49,7 @@ def training_record(
         # As it was given: resumed in another folder, the run has found it elsewhere.
         "model": {"name": load_config(run.config).model.name, "trainable": trainable, **training.identity},
         "data": training.data.report,
+        WENT_ON_FROM: training.begun.went_on_from,
         "settings": yaml.safe_load(settings),
         "settings_sha256": hashlib.sha256(settings.encode()).hexdigest(),
         "steps": trainer.state.global_step,
