@@ -73,7 +73,7 @@ DRIFT = {
 
 EVALUATION: dict[str, Any] = {
     "run": "runs/first",
-    "settings": {"scorer": "exact", "half": "test", "step": 6, "weights": "ab" * 32},
+    "settings": {"scorer": "exact", "half": "test", "step": None, "weights": "ab" * 32},
     "level": {"level": 1, "scores": {"1": 0.6}},
     "suites": {
         "task": suite({"t1": (0, 1)}, interval(0.5, 0.2, 0.8)),

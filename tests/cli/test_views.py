@@ -152,6 +152,14 @@ def test_every_minus_is_one(kind: str) -> None:
     assert "−10.0 points" in shown(kind, 160)
 
 
+def test_a_checkpoint_and_the_development_half_are_told_first() -> None:
+    settings = {**EVALUATION["settings"], "step": 1_020, "half": "dev"}
+    assert shown("evaluate", 80, settings=settings).startswith(
+        "! at step 1,020, before the training ended\n! general requests of the development half, by which settings may "
+    )
+    assert not shown("evaluate", 80).startswith("!")
+
+
 def test_a_forecast_of_less_than_nothing_is_readable() -> None:
     text = shown("evaluate", 80)
     assert "a drift of 0.020 nats per token lets expect forgetting of −0.9 points (−10.0 to +8.0" in text
@@ -339,11 +347,12 @@ def test_levels_at_which_many_answers_were_cut_off_are_told() -> None:
 def test_recall_says_what_it_was_not_measured_on(capsys: pytest.CaptureFixture[str]) -> None:
     found: dict[str, Any] = {
         "questions": 4, "at": {"5": {"recall": 0.75, "low": 0.3, "high": 0.95}}, "missed": [],
-        "unnamed": 0, "unnamed_left_out": 0, "left_out": [],
+        "unnamed": 0, "unnamed_left_out": 0, "left_out": [], "by_chance": [], "without_chance": {},
     }  # fmt: skip
     bad = [f"pairs.csv:{line}: not valid UTF-8" for line in range(2, 14)]
     told = []
-    for more in ({}, {"left_out": bad, "unnamed_left_out": 2}, {"unnamed": 4}):
+    chance = {"by_chance": ["q1"], "without_chance": {"1": 0.5, "5": 2 / 3}}
+    for more in ({}, {"left_out": bad, "unnamed_left_out": 2}, {"unnamed": 4}, chance):
         show_recall({**found, **more})
         told.append(" ".join(capsys.readouterr().out.split()))
     assert told[0].endswith("4 questions, searched in all documents.")
@@ -351,6 +360,7 @@ def test_recall_says_what_it_was_not_measured_on(capsys: pytest.CaptureFixture[s
     assert "12 questions are left out: pairs.csv:2: not valid UTF-8" in told[1]
     assert told[1].endswith("pairs.csv:11: not valid UTF-8 and 2 more; --json has all.")
     assert told[2].endswith("and no bound of what a model can answer.")
+    assert told[3].endswith("may count as right by chance. Without them: 50.0 % at 1, 66.7 % at 5.")
 
 
 def test_what_other_bounds_have_decided_before_stays_beside_the_gate() -> None:

@@ -272,7 +272,10 @@ def test_a_long_course_loses_neither_a_short_alert_nor_its_end(shown: Any, clock
     states, course = charts(view["sections"])
     assert [row[1] for row in states.rows] == ["ok", "drift", "ok", "watch"]
     assert len(course.svg) < 40_000
-    kept = _highest([(one, *one["signals"]["drift"]) for one in trace])
+    assert len(course.rows) <= 21
+    assert max(float(row[1]) for row in course.rows) == 9.0
+    assert float(course.rows[-1][1]) == 4.0
+    kept = _highest([(one, *one["signals"]["drift"]) for one in trace], 190)
     assert len(kept) < 200
     assert max(kept, key=lambda one: one[1])[0] is trace[1001]
     assert kept[-1][0] is trace[-1]
@@ -293,8 +296,8 @@ def test_courses_of_every_length_are_drawn(shown: Any, clock: Clock) -> None:
         names([point(clock.now + 900, "of a newer version", 0.0), point(clock.now + 1800, "ok", 1.0)]) == both
     )
     for count in (189, 190, 191, 380, 381):
-        assert len(_highest([(point(0, "ok"), float(number), None) for number in range(count)])) <= 191
-    assert _highest([]) == []
+        assert len(_highest([(point(0, "ok"), float(number), None) for number in range(count)], 190)) <= 191
+    assert _highest([], 190) == []
 
 
 def test_a_state_from_before_a_day_of_silence_is_no_state_unless_it_is_an_alert(

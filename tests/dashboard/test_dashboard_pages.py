@@ -237,6 +237,9 @@ def test_runs_beside_each_other(client: TestClient, runs_root: Path) -> None:
         if "nll" in one
     }
     assert all(by_step[step] == value for name, step, value in rows if name == "evaluated")
+    assert [row for row in rows if row[1] == "60"] == [
+        [name, "60", "0.0500"] for name in ("evaluated", "team/trained")
+    ]
     assert "Choose at least two" in flat(client.get("/compare"))
     assert "Choose at least two" in flat(client.get("/compare?run=evaluated"))
     many = "&".join(f"run={quote(one)}" for one in names(client, "parts=1"))
@@ -304,7 +307,8 @@ def test_the_newest_result_is_the_newest_of_any_kind(tmp_path: Path) -> None:
     write_run(tmp_path / "evaluated", evaluation=EVALUATION)
     write_balance(tmp_path / "balance")
     write_run(tmp_path / "trained")
-    for age, name in enumerate(("trained", "balance", "evaluated", "comparison")):
+    write_run(tmp_path / "unfinished", training=None, evaluation=EVALUATION)
+    for age, name in enumerate(("trained", "unfinished", "balance", "evaluated", "comparison")):
         for file in (tmp_path / name).rglob("*"):
             os.utime(file, (1.7e9 - age, 1.7e9 - age))
     for newest in ("balance", "evaluated", "comparison"):
@@ -416,6 +420,7 @@ def test_what_goes_wrong_is_told_in_the_terminal_and_as_a_page(
 def test_distributions_move_and_their_divergence_is_right(client: TestClient) -> None:
     assert "0.000 nats" in flat(client.get("/explain/picture?moved=0"))
     assert "Moved by 100 %" in flat(client.get("/explain/picture?moved=7"))
+    assert "upper bars: base model, ■ lower bars: tuned model." in flat(client.get("/explain/picture"))
     assert flat(client.get("/explain/picture?moved=x")) == flat(client.get("/explain/picture?moved=0.35"))
     divergences = [distributions(step / 10)["kl"] for step in range(11)]
     assert divergences == sorted(divergences)
@@ -437,7 +442,7 @@ def test_every_word_is_explained(client: TestClient) -> None:
     assert "95 of 100 ranges that are made like this" in WORDS["interval"]
     assert "given after the test, too" in WORDS["gate"]
     # Each explains the number that it stands beside, with its sign.
-    for changes in ("General checks against base", "general − base", "General score"):
+    for changes in ("General checks against base", "general − base, points", "General score"):
         assert word_of(changes) == "change of the general score"
     assert "tuned model minus score of the base model" in WORDS["change of the general score"]
     assert word_of("Job: exact answers") is None

@@ -59,6 +59,10 @@ def test_numbers_are_those_of_the_value_model(
     status = " ".join(page.xpath("//*[@role='status']")[0].text_content().split())
     assert f"net present value {money(expected['arms']['selfaug']['npv'])};" in status
     assert f"credit {money(expected['credit']['value'])} against" in status
+    years = f"{expected['inputs']['years']['value']} years"
+    assert f"inputs, over {years}, in the currency of the inputs (the defaults are in dollars)." in status
+    assert page.xpath("//dl[@class='moved']/dt[text()='Years']/following-sibling::dd[1]/text()") == [years]
+    assert f"Net present value and return are over {years}." in page.text_content()
     assert f": {chance(expected['simulation']['chance_of_credit'])}." in status
     likely = page.xpath("//figure[starts-with(@aria-label, 'What is likely')]//tbody/tr/td/text()")
     assert likely[1:4] == [f"{one / 1e3:,.1f}" for one in expected["simulation"]["npv"]]

@@ -19,7 +19,7 @@ from selfaug.errors import ConfigError, DataError, ModelError
 from selfaug.phases.evaluate import RECORD_KIND
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import Interrupted, train
-from selfaug.records import read_record
+from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugTrainer
 
@@ -109,6 +109,21 @@ def test_without_it_nothing_is_asked_and_a_finished_run_can_be_asked_later(
     later = train(settings(tmp_path / "run", *FAST), resume=True)
     assert later.evaluation is not None
     assert later.evaluation["suites"]["general"]["items"] == 4
+    # One of a checkpoint, of before the training ended, is not the run's.
+    earlier = {**later.evaluation, "settings": {**later.evaluation["settings"], "step": 1}}
+    write_record(tmp_path / "run" / "evaluation.json", RECORD_KIND, earlier)
+    told: list[str] = []
+    anew = train(
+        settings(tmp_path / "run", *FAST),
+        resume=True,
+        on_progress=lambda progress: told.append(progress.message),
+    )
+    assert any(
+        "was evaluated at step 1, before its training ended; it is evaluated anew" in one for one in told
+    )
+    assert anew.evaluation is not None
+    assert anew.evaluation["settings"] == later.evaluation["settings"]
+    assert anew.evaluation == read_record(tmp_path / "run" / "evaluation.json", RECORD_KIND)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
     assert table.columns == ["drift, nats", "0.01", "0.1"]
     assert "from 8 runs: rank correlation" in table.title
     assert f"{100 * forecast.coverage:.0f} %" in table.caption
+    assert (
+        "Settings that were not chosen are on development items, all others on test items." in table.caption
+    )
     assert "smallest drift" not in table.caption
     record["forecast"]["at"] = {"0.001": asdict(forecast.at(0.001)), **record["forecast"]["at"]}
     table = forecast_table(record)
@@ -80,6 +83,11 @@ def test_a_p_value_says_what_it_is_of_and_is_left_out_where_there_is_none() -> N
     table = against_table(record)
     assert table is not None
     assert table.rows == [["plain LoRA", "+10.0 (+2.0 to +20.0)", "+10.0 (+2.0 to +20.0) p 0.031"]]
+    # Neither a zero with a sign, nor a p that seems to be 0.05 and is less.
+    cell |= {"difference": {"value": 0.02, "low": -0.0004, "high": 0.042}, "p_value": 0.0496}
+    beside = against_table(record)
+    assert beside is not None
+    assert beside.rows[0][2] == "+2.0 (0.0 to +4.2) p 0.0496"
     assert "items and seeds" in table.caption
     assert "Holm" not in table.caption  # of one row there is nothing to adjust
     methods = {name: {**row, "against_seeds": [0]} for name, row in record["methods"].items()}
@@ -116,6 +124,7 @@ def test_the_tables_have_what_was_measured() -> None:
         "settings": {"seeds": [0, 1]},
     }
     scores, costs = scores_table(record), costs_table(record)
+    assert "general − base, points" in scores.columns
     kept = [row[scores.columns.index("retention")] for row in scores.rows]
     assert kept == ["100 %", "96 % (90–102)", "–", "96 % (90–102)", ""]
     drifts = ["0.500 (0.400–0.600)", "0.250 (0.200–0.300)"]

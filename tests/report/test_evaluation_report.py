@@ -13,6 +13,7 @@ from page_checks import Page
 from report_records import EVALUATION, HOSTILE, interval, suite, write_run
 from selfaug.records import read_lines, write_lines, write_record
 from selfaug.report.evaluation_report import (
+    _changed_first,
     _farthest,
     evaluation_outcome,
     evaluation_tiles,
@@ -24,7 +25,7 @@ from selfaug.rundir import RunDir
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A run that was evaluated at a checkpoint; without curves, which take most of a page's time."""
+    """A run that was evaluated; without curves, which take most of a page's time."""
     return write_run(tmp_path / "first", evaluation=EVALUATION, steps=0).path
 
 
@@ -39,9 +40,7 @@ def classes(page: Page, tag: str, name: str) -> list[dict[str, str | None]]:
 
 def test_the_page_has_what_the_record_says(folder: Path) -> None:
     html = page_of(folder)
-    assert "of the checkpoint at step 6" in html
-    finished = {**EVALUATION, "settings": {**EVALUATION["settings"], "step": None}}
-    assert "of the finished run" in page_with(folder, finished)
+    assert "of the finished run" in html
     page = Page(html)
     assert page.open == []
     for text in (
@@ -77,6 +76,37 @@ def test_the_page_has_what_the_record_says(folder: Path) -> None:
     assert bars == ["b0", *["b2"] * 8, "b20"]
     # Narrow pages show each row as a card, so every cell has the name of its column.
     assert all("data-short" in attributes for tag, attributes in page.tags if tag == "td")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"step": 6},
+            [
+                "At step 6, before the training ended: the model learned its job",
+                "! checkpoint The tuned model is as it was at step 6, before the training ended.",
+                "of the checkpoint at step 6",
+            ],
+        ),
+        (
+            {"half": "dev"},
+            [
+                "! development half General requests of the development half, by which",
+                "General score−5.0 points95 %: −10.0 to +2.0! development half: expect less on others",
+            ],
+        ),
+    ],
+)
+def test_a_checkpoint_and_the_development_half_are_not_taken_for_the_result(
+    folder: Path, settings: dict[str, Any], said: list[str]
+) -> None:
+    record = {**EVALUATION, "settings": {**EVALUATION["settings"], **settings}}
+    text = " ".join(Page(page_with(folder, record)).text.split())
+    assert all(one in text for one in said), text
+    for gate in (None, {"outcome": "pass", "bounds": []}):
+        assert evaluation_outcome({**EVALUATION, "gate": gate}) == "good"
+        assert evaluation_outcome({**record, "gate": gate}) == "open"
 
 
 def test_retention_and_forecast_are_shown_where_they_are_known(folder: Path) -> None:
@@ -158,6 +188,18 @@ def test_more_items_than_are_shown_are_counted(folder: Path) -> None:
     assert "80 more of general are in samples/evaluation/." in html
 
 
+def test_what_changed_most_comes_first() -> None:
+    scores = {
+        "less": (0.25, 0.0),
+        "most": (1.0, 0.33),
+        "up": (0.0, 0.25),
+        "far up": (0.2, 1.0),
+        "same": (0.5, 0.5),
+    }
+    record = suite(scores, interval(0, 0, 0))["scores"]
+    assert _changed_first(record) == ["most", "less", "far up", "up", "same"]
+
+
 @pytest.mark.parametrize(
     ("task", "general", "outcome", "words"),
     [
@@ -199,7 +241,12 @@ def test_the_verdict_says_what_was_shown(
     assert all(word in verdict for word in words), verdict
     assert evaluation_outcome({"suites": suites, "gate": None}) == outcome
     for decided, overruled in (("pass", "good"), ("fail", "bad"), ("inconclusive", "open")):
-        assert evaluation_outcome({"suites": suites, "gate": {"outcome": decided}}) == overruled
+        for bound in ("forgetting", "task gain", "task score"):
+            # What learns nothing forgets nothing.
+            nothing = decided == "pass" and bound == "forgetting" and task is not None and task[1] <= 0
+            gate = {"outcome": decided, "bounds": [{"name": bound}]}
+            expected = "mixed" if nothing else overruled
+            assert evaluation_outcome({"suites": suites, "gate": gate}) == expected
 
 
 @pytest.mark.parametrize(
@@ -224,8 +271,8 @@ def test_what_was_learned_of_rows_that_were_trained_on_is_open(
     assert not any("!" in note for note in evaluation_tiles(record)[0].notes)
     record["trained_on"] = found
     assert evaluation_outcome(record) == "open"
-    assert evaluation_outcome({**record, "gate": {"outcome": "pass"}}) == "open"
-    assert evaluation_outcome({**record, "gate": {"outcome": "fail"}}) == "bad"
+    assert evaluation_outcome({**record, "gate": {"outcome": "pass", "bounds": []}}) == "open"
+    assert evaluation_outcome({**record, "gate": {"outcome": "fail", "bounds": []}}) == "bad"
     assert said in evaluation_verdict(record)
     assert any(tile in note for note in evaluation_tiles(record)[0].notes)
 

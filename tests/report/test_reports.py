@@ -299,7 +299,9 @@ def test_a_comparison_shows_every_method_with_intervals_costs_and_answers(
     drift = next(section for section in report.sections if section.title == "Forgetting and drift")
     assert drift.about.endswith("each point is a trained run, or the adapter of one scaled down.")
     correlation = comparison_record()["forecast"]
-    assert f"of the {len(correlation['drifts'])} trained runs." in charts["Forgetting against drift"].about
+    about = charts["Forgetting against drift"].about
+    assert f"of the {len(correlation['drifts'])} trained runs." in about
+    assert "Settings that were not chosen are on development items, all others on test items." in about
     assert len(correlation["drifts"]) < len(charts["Forgetting against drift"].rows)
 
 
@@ -555,6 +557,8 @@ def test_an_assessment_shows_its_checks_and_what_the_probe_forgot(
     assert "- model: a/model - rows: rows.jsonl" in told
     assert "probe/samples/evaluation" not in told  # only where there are more items
     assert [section.title for section in report.sections][:2] == ["The data", "What plain fine-tuning does"]
+    assert [tile.notes[-1] for tile in report.tiles[1:3]] == ["of the probe"] * 2
+    assert "probe 50\N{NO-BREAK SPACE}%" in report.tiles[0].notes[1]
     none = report_on(write_assessment(tmp_path / "none", budget=None))
     assert "No budget of forgetting is proposed" in document_markdown(none)
     assert none.tiles[-1].value == "none"
@@ -601,6 +605,16 @@ def realigned(outcome: str) -> dict[str, Any]:
         (None, realigned("pass"), "good", "this one stays within all bounds"),
         (None, realigned("fail"), "bad", "this one is outside of a bound"),
         (None, REALIGNMENT, "open", "what was asked doesn't say"),
+        (
+            None,
+            {
+                **REALIGNMENT,
+                "old_sources": dict.fromkeys(("a.jsonl", "b.jsonl"), REALIGNMENT["suites"]["general"]),
+                "gate": {**realigned("fail")["gate"], "bounds": [{"name": "loss, old task: b.jsonl"}]},
+            },
+            "bad",
+            "(−5.0 to +3.0), old task: b.jsonl −1.0 points",
+        ),
         (
             None,
             {

@@ -17,7 +17,9 @@ from selfaug.wording.evaluation_words import (
     cut_off_warnings,
     forecast_in_words,
     gates_before_in_words,
+    half_in_words,
     level_in_words,
+    step_in_words,
     unseen_in_words,
 )
 from selfaug.wording.numbers import nats, nats_span, percent, points, span
@@ -43,6 +45,9 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         console: where to; stdout by default.
     """
     console = console or Console(highlight=False)
+    for told in (step_in_words(record["settings"]), half_in_words(record["settings"])):
+        if told is not None:
+            console.print(Text(f"! {told}", "bold yellow"), soft_wrap=True)
     also = {f"task ({name})": one for name, one in record["also"].items()}
     sides = {f"task: {name}": side for name, side in record["sides"].items()}
     suites = {"task": record["suites"]["task"]} | also | sides if also or sides else {}

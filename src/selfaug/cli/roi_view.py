@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from selfaug.core.printable import counted, decimals_beside
 from selfaug.wording.numbers import chance
-from selfaug.wording.roi_words import ARM_NAMES, not_within, swing_name
+from selfaug.wording.roi_words import ARM_NAMES, CURRENCY, not_within, swing_name
 
 __all__ = ["show_roi"]
 
@@ -24,23 +25,24 @@ def show_roi(case: Mapping[str, Any], console: Console | None = None) -> None:
         console: where to; stdout by default.
     """
     console = console or Console(highlight=False)
-    more, years = case["credit"], case["inputs"]["years"]["value"]
+    more, years = case["credit"], counted(case["inputs"]["years"]["value"], "year")
     simulated = case["simulation"]
     console.print(
         f"SelfAug's credit against the best alternative ({ARM_NAMES[more['against']]}): {more['value']:,.0f} in "
-        f"{years} {'year' if years == 1 else 'years'} at the likeliest inputs. Simulated: "
+        f"{years} at the likeliest inputs, {CURRENCY}. Simulated: "
         f"{_interval(simulated['credit'])}, above 0 in {chance(simulated['chance_of_credit'])}.",
         soft_wrap=True,
     )
-    console.print(f"SelfAug's NPV, simulated: {_interval(simulated['npv'])}.", soft_wrap=True)
+    console.print(f"SelfAug's NPV over {years}, simulated: {_interval(simulated['npv'])}.", soft_wrap=True)
     if more["claimed"] is False and more["value"] > 0:
         console.print("It is not claimed: see below.", soft_wrap=True)
-    console.print(_arms(case))
-    console.print(_swings(case))
+    console.print(_arms(case, years))
+    console.print(_swings(case, years))
     if (served := case["served"]) is not None:
         used = case["inputs"]["requests_per_week"]["source"] == "measured"
+        digits = decimals_beside([served["weeks"]], 1)  # with less than one they are not taken
         console.print(
-            f"Served: {served['requests']:,} requests in {served['weeks']:.1f} weeks, "
+            f"Served: {served['requests']:,} requests in {served['weeks']:.{digits}f} weeks, "
             f"{'taken' if used else 'not taken'} for requests_per_week.",
             soft_wrap=True,
         )
@@ -61,8 +63,8 @@ def _interval(percentiles: Sequence[float]) -> str:
     return f"{middle:,.0f} in the middle, {low:,.0f} to {high:,.0f} in nine of ten cases"
 
 
-def _arms(case: Mapping[str, Any]) -> Table:
-    table = Table(title="At the likeliest inputs", title_justify="left")
+def _arms(case: Mapping[str, Any], years: str) -> Table:
+    table = Table(title=f"At the likeliest inputs; NPV and ROI over {years}", title_justify="left")
     for column in ("", "useful", "hours a year", "NPV", "ROI", "pays from (undiscounted)"):
         # Folded, not cut off, on a narrow terminal: of a number nothing may be missing.
         table.add_column(column, justify="left" if not column else "right", overflow="fold")
@@ -79,8 +81,9 @@ def _arms(case: Mapping[str, Any]) -> Table:
     return table
 
 
-def _swings(case: Mapping[str, Any]) -> Table:
-    table = Table(title="SelfAug's NPV, one input at its 10th and 90th percentile", title_justify="left")
+def _swings(case: Mapping[str, Any], years: str) -> Table:
+    title = f"SelfAug's NPV over {years}, one input at its 10th and 90th percentile"
+    table = Table(title=title, title_justify="left")
     table.add_column("input", overflow="fold")
     table.add_column("10th", justify="right", overflow="fold")
     table.add_column("90th", justify="right", overflow="fold")

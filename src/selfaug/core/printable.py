@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
-__all__ = ["counted", "printable", "printable_number", "printable_size"]
+__all__ = ["counted", "decimals_beside", "printable", "printable_number", "printable_size"]
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _SIX_DIGITS = 1e5  # from here on, all of them are before the point
+_MOST_DECIMALS = 3
 # Without these, words of Persian and of India are spelt wrong, and one emoji becomes several.
 _JOINERS = "\u200c\u200d"
 
@@ -29,6 +31,21 @@ def printable(text: str) -> str:
 def printable_number(value: float) -> str:
     """Six digits, or all of those before the point: 28,800,000 and not 2.88e+07."""
     return f"{value:,.6g}" if abs(value) < _SIX_DIGITS else f"{value:,.0f}"
+
+
+def decimals_beside(numbers: Iterable[float], limit: float, least: int = 1) -> int:
+    """So many decimals, three at most, that none of the numbers seems to be the limit and isn't.
+
+    Args:
+        numbers: that are shown beside the limit.
+        limit: what they are compared with.
+        least: decimals that there are in any case.
+    """
+    others = [number for number in numbers if abs(number - limit) > 1e-9]
+    decimals = least
+    while decimals < _MOST_DECIMALS and round(limit, decimals) in [round(one, decimals) for one in others]:
+        decimals += 1
+    return decimals
 
 
 def printable_size(size: float) -> str:

@@ -397,12 +397,13 @@ class _Pages:
         }
 
     def _newest(self) -> tuple[Entry, Answers | None] | None:
-        """The result that stands first: the last comparison, demo, balance or evaluated run."""
+        """The result that stands first: the last comparison, demo, balance or evaluated run that is finished."""
         newest = next(
             (
                 one
                 for one in self._library.entries()
-                if one.summary is not None
+                if one.complete
+                and one.summary is not None
                 and one.inside is None
                 and (one.kind in ("comparison", "demo", "balance") or one.is_evaluated)
             ),

@@ -21,6 +21,7 @@ __all__ = ["monitor_view"]
 
 _MOST_CHANGES = 200
 _MOST_POINTS = 190
+_TABLE_ROWS = 20
 _DAY = 86_400.0
 
 _Traced = tuple[Mapping[str, Any], float, float | None]
@@ -139,7 +140,8 @@ def _course(trace: Sequence[Mapping[str, Any]], now: float) -> list[Chart | Text
         )
     ]
     for name in dict.fromkeys(name for point in trace for name in point["signals"]):
-        values = _highest([(point, *point["signals"][name]) for point in trace if name in point["signals"]])
+        traced = [(point, *point["signals"][name]) for point in trace if name in point["signals"]]
+        values = _highest(traced, _MOST_POINTS)
         if len(values) < 2:
             continue
         rows = [{"step": _days(point, now), "value": statistic} for point, statistic, _ in values]
@@ -154,16 +156,17 @@ def _course(trace: Sequence[Mapping[str, Any]], now: float) -> list[Chart | Text
                 ["time", "statistic", "limit"],
                 [
                     [_moment(point["time"]), four_digits(at), four_digits(limit)]
-                    for point, at, limit in values[::10]
+                    for point, at, limit in _highest(values, _TABLE_ROWS)
                 ],
             )
         )
     return charts
 
 
-def _highest(values: Sequence[_Traced]) -> list[_Traced]:
-    """Of many points the highest of each stretch, so that none that was beyond its limit is lost; and the last."""
-    every = max(1, -(-len(values) // _MOST_POINTS))
+def _highest(values: Sequence[_Traced], most: int) -> list[_Traced]:
+    """Of more points than so many the highest of each stretch, so that none that was beyond its limit is lost; and the
+    last."""
+    every = max(1, -(-len(values) // most))
     kept = [
         max(values[first : first + every], key=lambda one: one[1]) for first in range(0, len(values), every)
     ]

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfaug.core.printable import printable_number
+from selfaug.core.printable import counted, printable_number
 from selfaug.errors import SelfAugError
 from selfaug.phases.roi import business_case
 from selfaug.report.charts import ranges_svg
@@ -16,7 +16,7 @@ from selfaug.report.document import Cell, Chart, Table
 from selfaug.report.open_report import explained
 from selfaug.roi_config import InputSettings, Quantity, RoiConfig, load_roi_config
 from selfaug.wording.numbers import chance
-from selfaug.wording.roi_words import ARM_NAMES, not_within, swing_name
+from selfaug.wording.roi_words import ARM_NAMES, CURRENCY, not_within, swing_name
 
 __all__ = ["Slider", "roi_view"]
 
@@ -147,6 +147,7 @@ def _default(name: str) -> str:
 
 
 def _result(case: Mapping[str, Any]) -> dict[str, Any]:
+    over = f"over {counted(case['inputs']['years']['value'], 'year')}"
     arms = Table(
         "Value by arm",
         [
@@ -178,6 +179,7 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
             ]
             for name, arm in case["arms"].items()
         ],
+        f"Net present value and return are {over}.",
     )
     npv, credit = case["simulation"]["npv"], case["simulation"]["credit"]
     drawn = [
@@ -196,14 +198,16 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
     charts = [
         Chart(
             "What is likely",
-            f"5th, 50th and 95th percentile of {case['simulation']['draws']:,} draws, in thousands of currency.",
+            f"5th, 50th and 95th percentile of {case['simulation']['draws']:,} draws, {over}, in thousands of "
+            "currency.",
             ranges_svg(drawn, "thousands"),
             ["", "5th", "50th", "95th"],
             [[str(row["name"]), *(f"{row[end]:,.1f}" for end in ("low", "value", "high"))] for row in drawn],
         ),
         Chart(
             "What matters most",
-            "Net present value of SelfAug with one input at its 10th and 90th percentile, in thousands.",
+            f"Net present value of SelfAug {over} with one input at its 10th and 90th percentile, in thousands of "
+            "currency.",
             ranges_svg(swings, "thousands", at=case["arms"]["selfaug"]["npv"] / 1e3),
             ["input", "at its 10th", "at its 90th"],
             [[str(row["name"]), f"{row['low']:,.1f}", f"{row['high']:,.1f}"] for row in swings],
@@ -247,6 +251,7 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
         "sources": sources,
         "credit": _money(case["credit"]["value"]),
         "against": against,
+        "money": f"{over}, {CURRENCY}",
         "chance": chance(case["simulation"]["chance_of_credit"]),
         "npv": _money(case["arms"]["selfaug"]["npv"]),
         "refused": case["credit"]["claimed"] is False and case["credit"]["value"] > 0,

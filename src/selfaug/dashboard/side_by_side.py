@@ -12,12 +12,11 @@ from selfaug.errors import DataError
 from selfaug.report.charts import COLORS, lines_svg, short_name
 from selfaug.report.document import Cell, Chart, Table
 from selfaug.report.open_report import explained
-from selfaug.report.run_report import logged
+from selfaug.report.run_report import curve_rows, logged
 from selfaug.rundir import RunDir
 
 __all__ = ["chosen_charts", "chosen_table"]
 
-_TABLE_ROWS = 25
 _LONGEST_END = 40
 _CURVES = {
     "nll": ("Learning the job (nll)", "nats per completion token"),
@@ -61,21 +60,22 @@ def chosen_charts(entries: Sequence[Entry]) -> tuple[list[Chart], dict[str, str]
         # By the place in this picture, as dashes are: so twelve lines differ.
         drawn = [path for path, found in curves.items() if found[key]]
         keys = dict(zip(drawn, itertools.cycle(COLORS), strict=False))
-        rows: list[dict[str, Any]] = [
-            {"name": names[path], "key": keys[path], "step": step, "value": value}
+        lines: dict[str, list[dict[str, Any]]] = {
+            path: [
+                {"name": names[path], "key": keys[path], "step": step, "value": value}
+                for step, value in curves[path][key]
+            ]
             for path in drawn
-            for step, value in curves[path][key]
-        ]
-        if not rows:
+        }
+        if not drawn:
             continue
-        every = max(1, len(rows) // (_TABLE_ROWS * len(drawn)))
         charts.append(
             Chart(
                 name,
                 "Each line is a run; lines differ by dashes, too.",
-                lines_svg(rows, unit),
+                lines_svg(list(itertools.chain(*lines.values())), unit),
                 ["run", "step", unit],
-                [[row["name"], str(row["step"]), f"{row['value']:.4f}"] for row in rows[::every]],
+                [[names[path], *row] for path, line in lines.items() for row in curve_rows(line)],
             )
         )
     return charts, problems

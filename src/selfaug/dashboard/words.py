@@ -46,7 +46,7 @@ _OTHER_NAMES = {
     "proposed budget": "budget",
     "general checks against base": "change of the general score",
     "job's style in general answers": "leaks",
-    "general − base": "change of the general score",
+    "general − base, points": "change of the general score",
     "general score": "change of the general score",  # the tile, which stands for how it has changed
     "difference, item by item": "interval",
     "nats per token": "drift",

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from selfaug.core.printable import printable_number
+from selfaug.core.printable import decimals_beside, printable_number
 from selfaug.core.roi import (
     ARMS,
     MOST_HOURS_A_WEEK,
@@ -188,9 +188,10 @@ def _per_user(
         drawn: inputs that say so, and were given as a range.
     """
     if served.weeks < _LEAST_WEEKS:
+        days, least = 7 * served.weeks, 7 * _LEAST_WEEKS
         return None, [
-            f"Requests were counted for {7 * served.weeks:.1f} days, and working days differ from others: "
-            f"requests_per_week is not measured with less than {7 * _LEAST_WEEKS:.0f}. Come back then, or set "
+            f"Requests were counted for {days:.{decimals_beside([days], least)}f} days, and working days differ from "
+            f"others: requests_per_week is not measured with less than {least:.0f}. Come back then, or set "
             "inputs.requests_per_week."
         ]
     a_week = served.requests / served.weeks
@@ -324,17 +325,18 @@ def _claim(measured: Mapping[str, Any], sources: Mapping[_Tuned, str]) -> tuple[
     own = sources["selfaug"] == "measured"
     who = "SelfAug" if own else "The SelfAug model of the comparison"
     most = f"{100 * MOST_FORGOTTEN:.0f}"
+    forgotten = {name: -100 * value for name, value in lost.items()}
+    decimals = decimals_beside([forgotten["low"], forgotten["high"]], 100 * MOST_FORGOTTEN)
+    value, least, up_to = (f"{forgotten[name]:.{decimals}f}" for name in ("value", "high", "low"))
     if lost["high"] < -MOST_FORGOTTEN:
         return False, [
-            f"{who} has forgotten {-100 * lost['value']:.1f} points of the general score (95 % interval "
-            f"{-100 * lost['high']:.1f} to {-100 * lost['low']:.1f}), more than {most}: no credit is claimed for doing "
-            "without a router."
+            f"{who} has forgotten {value} points of the general score (95 % interval {least} to {up_to}), more than "
+            f"{most}: no credit is claimed for doing without a router."
         ]
     if lost["low"] < -MOST_FORGOTTEN:
         return False, [
-            f"{who} may have forgotten up to "
-            f"{-100 * lost['low']:.1f} points of the general score (95 % interval), more than {most}: no credit is "
-            "claimed for doing without a router. More items would decide."
+            f"{who} may have forgotten up to {up_to} points of the general score (95 % interval), more than {most}: "
+            "no credit is claimed for doing without a router. More items would decide."
         ]
     at_stake = measured["base"][1]
     if at_stake <= MOST_FORGOTTEN:
@@ -368,8 +370,8 @@ def _warnings(
     hours = arms["selfaug"].hours_per_user_week
     if hours > MOST_HOURS_A_WEEK:
         warnings.append(
-            f"{hours:.1f} hours saved per active user and week is more than the {MOST_HOURS_A_WEEK} that users report "
-            "in surveys: look at requests_per_week and minutes_saved."
+            f"{hours:.{decimals_beside([hours], MOST_HOURS_A_WEEK)}f} hours saved per active user and week is more "
+            f"than the {MOST_HOURS_A_WEEK} that users report in surveys: look at requests_per_week and minutes_saved."
         )
     if hours < 0:
         warnings.append("With SelfAug an answer costs more time than it saves.")

@@ -111,10 +111,16 @@ def train(
 
 
 def _evaluated(config: TrainConfig, run: RunDir, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
-    """The evaluation of a complete run, made or gone on with; or the one that is there."""
+    """The evaluation of a complete run, made or gone on with; or the one that is there, if it isn't of a checkpoint."""
+    step = None
     if run.evaluation.exists():
-        on_progress(Progress("warning", message=f"{run.path} has an evaluation already."))
-        return read_record(run.evaluation, EVALUATION)
+        there = read_record(run.evaluation, EVALUATION)
+        step = there["settings"]["step"]
+        if step is None:
+            on_progress(Progress("warning", message=f"{run.path} has an evaluation already."))
+            return there
+        told = f"{run.path} was evaluated at step {step}, before its training ended; it is evaluated anew."
+        on_progress(Progress("warning", message=told))
     settings = config.evaluation
     fast = settings.at_end == "fast"
     try:
@@ -132,6 +138,7 @@ def _evaluated(config: TrainConfig, run: RunDir, on_progress: Callable[[Progress
             also_score=settings.also_score,
             device=config.model.device,
             offline=config.run.offline,
+            overwrite=step is not None,
             on_progress=on_progress,
         ).record
     except KeyboardInterrupt as interrupt:

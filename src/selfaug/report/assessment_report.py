@@ -95,7 +95,7 @@ def assessment_summary(record: Mapping[str, Any]) -> Summary:
         outcome="open",
         verdict=record["verdict"],
         tiles=[
-            *evaluation_tiles(record),
+            *evaluation_tiles(record, tuned="probe"),
             Tile(
                 "Proposed budget", "none" if budget is None else points(budget, sign=False), ["of forgetting"]
             ),

@@ -26,6 +26,7 @@ from selfaug.report.evaluation_report import LARGE_LOSS, evaluation_outcome
 from selfaug.report.kept_answers import comparison_answer_files, read_answers
 from selfaug.report.provenance import machine_in_words, made_of_provenance
 from selfaug.wording.comparison_results import (
+    ITEMS_OF_RUNS,
     against_table,
     comparison_notes,
     costs_table,
@@ -302,7 +303,8 @@ def _drift_chart(record: Mapping[str, Any]) -> list[Chart]:
     return [
         Chart(
             "Forgetting against drift",
-            "Right: moved farther from the base model. Up: more of the general score lost." + correlation,
+            "Right: moved farther from the base model. Up: more of the general score lost. "
+            f"{ITEMS_OF_RUNS}{correlation}",
             scatter_svg(rows, "drift (nats per token)", "forgetting (points)"),
             ["method", "drift (nats per token)", "forgetting (points)", "items"],
             [

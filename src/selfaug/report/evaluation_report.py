@@ -29,7 +29,9 @@ from selfaug.wording.evaluation_words import (
     cut_off_warnings,
     forecast_in_words,
     gates_before_in_words,
+    half_in_words,
     level_in_words,
+    step_in_words,
 )
 from selfaug.wording.numbers import duration, nats, nats_span, percent, points, span
 
@@ -77,6 +79,10 @@ def evaluation_sections(
         suites_block(record["suites"], scorer, tuned=tuned),
         *cut_off_blocks(record["suites"], tuned=tuned),
     ]
+    if (when := step_in_words(record["settings"])) is not None:
+        scores.append(Text(f"The {tuned} is as it was {when}.", "! checkpoint"))
+    if (half := half_in_words(record["settings"])) is not None:
+        scores.append(Text(f"{half[0].upper()}{half[1:]}.", "! development half"))
     if (worth := trained_on_in_words(record.get("trained_on"))) is not None:
         scores.append(Text(f"{worth[0].upper()}{worth[1:]}.", "! trained on"))
     if record["also"]:
@@ -118,7 +124,14 @@ def evaluation_sections(
 
 
 def evaluation_verdict(record: Mapping[str, Any]) -> str:
-    """What the model learned, and what it forgot, as far as the items can tell; and whether rows were trained on."""
+    """What the model learned, and what it forgot, as far as the items can tell; when, if its training went on from
+    there; and whether rows were trained on.
+    """
+    verdict, when = _verdict_of_numbers(record), step_in_words(record.get("settings", {}))
+    return verdict if when is None else f"{when[0].upper()}{when[1:]}: {verdict[0].lower()}{verdict[1:]}"
+
+
+def _verdict_of_numbers(record: Mapping[str, Any]) -> str:
     general = record["suites"]["general"]["difference"]["difference"]
     lost = points(abs(general["value"]), sign=False)
     if general["high"] < 0:
@@ -145,24 +158,34 @@ def evaluation_verdict(record: Mapping[str, Any]) -> str:
 
 def evaluation_outcome(record: Mapping[str, Any]) -> Outcome:
     """Learned and nothing shown to be forgotten is good, or open where a large loss may have gone unseen; one of both
-    is mixed, none bad; a gate overrules. What is good on rows that were trained on is open, too.
+    is mixed, none bad; a gate overrules. But one that says nothing of the job is mixed where it passes, and nothing was
+    shown to be learned. What is good on rows that were trained on, on general requests of the development half, or
+    before the training ended, is open, too.
     """
-    outcome = _outcome_of_numbers(record)
-    remembered = trained_on_in_words(record.get("trained_on")) is not None
-    return "open" if outcome == "good" and remembered else outcome
+    outcome, settings = _outcome_of_numbers(record), record.get("settings", {})
+    limits = trained_on_in_words(record.get("trained_on")), half_in_words(settings), step_in_words(settings)
+    return "open" if outcome == "good" and any(limits) else outcome
 
 
 def _outcome_of_numbers(record: Mapping[str, Any]) -> Outcome:
-    if record["gate"] is not None:
-        gate: dict[str, Outcome] = {"pass": "good", "fail": "bad", "inconclusive": "open"}
-        return gate[record["gate"]["outcome"]]
-    forgotten = record["suites"]["general"]["difference"]["difference"]["high"] < 0
-    if "task" not in record["suites"]:
+    suites, gate = record["suites"], record["gate"]
+    learned = "task" in suites and suites["task"]["difference"]["difference"]["low"] > 0
+    if gate is not None:
+        outcomes: dict[str, Outcome] = {"pass": "good", "fail": "bad", "inconclusive": "open"}
+        outcome = outcomes[gate["outcome"]]
+        # Whatever learns nothing stays within every bound on what is forgotten.
+        for_nothing = "task" in suites and not learned and not _is_on_the_job(gate)
+        return "mixed" if outcome == "good" and for_nothing else outcome
+    forgotten = suites["general"]["difference"]["difference"]["high"] < 0
+    if "task" not in suites:
         return "bad" if forgotten else "open"
-    learned = record["suites"]["task"]["difference"]["difference"]["low"] > 0
     if learned and not forgotten:
         return "good" if _is_kept(record) else "open"
     return "bad" if forgotten and not learned else "mixed"
+
+
+def _is_on_the_job(gate: Mapping[str, Any]) -> bool:
+    return any(one["name"] in ("task gain", "task score") for one in gate["bounds"])
 
 
 def _is_kept(record: Mapping[str, Any]) -> bool:
@@ -174,27 +197,36 @@ def _is_kept(record: Mapping[str, Any]) -> bool:
     return bool(low > 0 or (low >= -LARGE_LOSS and could_tell))
 
 
-def evaluation_tiles(record: Mapping[str, Any]) -> list[Tile]:
-    """Task gain, retention and drift."""
+def evaluation_tiles(record: Mapping[str, Any], *, tuned: str = "tuned") -> list[Tile]:
+    """Task gain, retention and drift.
+
+    Args:
+        record: data of the evaluation's record.
+        tuned: what the tuned model is called, if it isn't the run's.
+    """
     suites = record["suites"]
+    whose = [] if tuned == "tuned" else [f"of the {tuned}"]
     tiles = []
     if "task" in suites:
         gain = suites["task"]["difference"]["difference"]
-        models = f"base {percent(suites['task']['base']['value'])}, tuned {percent(suites['task']['tuned']['value'])}"
+        of_base, of_tuned = (percent(suites["task"][model]["value"]) for model in ("base", "tuned"))
+        models = f"base {of_base}, {tuned} {of_tuned}"
         notes = [f"95 %: {span(gain)}", models, *_known_rows(record.get("trained_on"))]
         tiles.append(Tile("Task gain", points(gain["value"]), notes))
     general = suites["general"]
     lost = general["difference"]["difference"]
+    half = half_in_words(record.get("settings", {}))
+    of_general = [*whose, *([] if half is None else ["! development half: expect less on others"])]
     if (kept := general["retention"]) is not None:
         interval = f"95 %: {100 * kept['low']:.0f} to {100 * kept['high']:.0f} %"
-        notes = [interval, f"general score {points(lost['value'])} ({span(lost)})"]
+        notes = [interval, f"general score {points(lost['value'])} ({span(lost)})", *of_general]
         tiles.append(Tile("Retention", percent(kept["value"]), notes))
     else:
-        tiles.append(Tile("General score", points(lost["value"]), [f"95 %: {span(lost)}"]))
+        tiles.append(Tile("General score", points(lost["value"]), [f"95 %: {span(lost)}", *of_general]))
     own = next(reversed(record["drift"].items()), None)
     if own is not None:
         name, drift = own
-        tiles.append(Tile("Drift", nats(drift["nats"]["value"]), ["nats per token", f"on {name}"]))
+        tiles.append(Tile("Drift", nats(drift["nats"]["value"]), ["nats per token", f"on {name}", *whose]))
     return tiles
 
 
@@ -441,10 +473,12 @@ def _sample_blocks(
 
 
 def _changed_first(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Ids of what the tuned model lost, then of what it gained, then of the others."""
+    """Ids of what the tuned model lost, the most first, then of what it gained, then of the others."""
 
     def key(one: str) -> tuple[int, float]:
         change = scores[one]["tuned"] - scores[one]["base"]
-        return (0 if change < 0 else 1 if change > 0 else 2, scores[one]["tuned"])
+        if change:
+            return (0 if change < 0 else 1, -abs(change))
+        return (2, scores[one]["tuned"])
 
     return sorted(scores, key=key)

@@ -29,7 +29,7 @@ from selfaug.report.provenance import files_provenance, machine_in_words
 from selfaug.rundir import RunDir
 from selfaug.wording.numbers import duration, percent, points, span
 
-__all__ = ["logged", "run_curves", "run_report", "run_summary", "run_verdict", "steps_done"]
+__all__ = ["curve_rows", "logged", "run_curves", "run_report", "run_summary", "run_verdict", "steps_done"]
 
 # Of a curve's data table, so many steps are given; the record beside has them all.
 _TABLE_ROWS = 25
@@ -146,9 +146,16 @@ def _realigned(realignment: Mapping[str, Any]) -> tuple[Outcome, str]:
     stays = _REALIGNED[gate["of_bounds"]][1]
     if unmeasured := gate["unmeasured"]:
         stays += f" (not measured, for want of held-out rows: {', '.join(unmeasured)})"
+    sources = {f"old task: {source}": one for source, one in realignment.get("old_sources", {}).items()}
+    # Of sources, only those that fail are among the bounds.
+    lost = {
+        name: one
+        for name, one in sources.items()
+        if any(bound["name"] == f"loss, {name}" for bound in gate["bounds"])
+    }
     changes = ", ".join(
         f"{name} {points(change['value'])} ({span(change)})"
-        for name, suite in realignment["suites"].items()
+        for name, suite in (realignment["suites"] | lost).items()
         for change in (suite["difference"]["difference"],)
     )
     told = f"Against the deployed run {realignment['deployed']}, {stays}: {changes}."
@@ -198,11 +205,16 @@ def run_curves(run: RunDir) -> list[Chart]:
         ):
             continue  # a point is no curve, and what is held constant needs none
         svg = lines_svg(values, unit, marks=marks, limit=limit if key == "alignment_loss" else None)
-        charts.append(Chart(name, about, svg, ["step", unit], _table_rows(values)))
+        charts.append(Chart(name, about, svg, ["step", unit], curve_rows(values)))
     return charts
 
 
-def _table_rows(values: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def curve_rows(values: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A curve's data table: steps and values evenly spread over it, and the last one.
+
+    Args:
+        values: each a `step` with its `value`; at least one.
+    """
     every = -(-len(values) // _TABLE_ROWS)
     kept = list(values[::every])
     if kept[-1] != values[-1]:
@@ -325,13 +337,14 @@ def _checkpoints(best: Mapping[str, Any]) -> Block:
 
 def _realignment(record: Mapping[str, Any]) -> Section:
     gate = record["gate"]
+    sources = {f"old task: {source}": one for source, one in record.get("old_sources", {}).items()}
     return Section(
         f"Re-alignment: {gate['outcome']}",
         f"This run goes on from {record['deployed']}; both were asked the same."
         + (f" Judged: {record['judged']}." if record["judged"] else ""),
         [
             suites_block(
-                record["suites"],
+                record["suites"] | sources,
                 "its scorer",
                 base="deployed run",
                 tuned="this run",

@@ -13,6 +13,7 @@ from selfaug.wording.evaluation_words import changed_in_words
 from selfaug.wording.numbers import decimal, percent
 
 __all__ = [
+    "ITEMS_OF_RUNS",
     "NOT_RUN",
     "TextTable",
     "against_table",
@@ -24,6 +25,9 @@ __all__ = [
 
 NOT_RUN = "not run"
 """In place of the first score of a method that was left out."""
+
+ITEMS_OF_RUNS = "Settings that were not chosen are on development items, all others on test items."
+"""Said of all runs together: of each method, some have been asked development items alone."""
 
 # From so many on, resampling shows how far seeds scatter: see `pooled_difference`.
 _MANY_SEEDS = 5
@@ -67,7 +71,7 @@ def scores_table(record: Mapping[str, Any]) -> TextTable:
                 _leaks(method),
             ]
         )
-    columns = ["method", "task", "general − base", "retention", *suites, "leaks"]
+    columns = ["method", "task", "general − base, points", "retention", *suites, "leaks"]
     rows += [[name, NOT_RUN, *[""] * (len(columns) - 2)] for name in record["not_run"]]
     return TextTable("", columns, rows, "Retention: the general score as a share of the base model's.")
 
@@ -168,7 +172,7 @@ def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
         ["drift, nats", *drifts],
         [["forgetting", *cells]],
         "Expected forgetting in points, with the interval for four runs in five; made from the other runs, it held "
-        f"{100 * forecast['coverage']:.0f} % of these."
+        f"{100 * forecast['coverage']:.0f} % of these. {ITEMS_OF_RUNS}"
         + (
             f" Below {smallest:.3g}, the smallest drift that was measured, it is drawn to none at no drift."
             if any(float(drift) < smallest for drift in drifts)
@@ -321,7 +325,13 @@ def _adjusted(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     """P-values of all methods on a suite, adjusted for their number, as they stand after the differences."""
     # Records from before p-values were pooled over seeds don't hold what they are made of.
     adjusted = iter(holm([cell["p_value"] for cell in cells if cell["p_value"] is not None]))
-    return ["" if cell["p_value"] is None else f" p {next(adjusted):.2g}" for cell in cells]
+    return ["" if cell["p_value"] is None else f" p {_p_value(next(adjusted))}" for cell in cells]
+
+
+def _p_value(p_value: float) -> str:
+    """With two digits; with three where it would seem to be 0.05, by which readers go."""
+    shown = f"{p_value:.2g}"
+    return f"{p_value:.3g}" if shown == "0.05" else shown
 
 
 def _leaks(row: Mapping[str, Any]) -> str:
@@ -333,5 +343,11 @@ def _share(interval: Mapping[str, float]) -> str:
 
 
 def _points(interval: Mapping[str, float]) -> str:
-    low, high = (round(100 * interval[end], 1) + 0.0 for end in ("low", "high"))
-    return f"{round(100 * interval['value'], 1) + 0.0:+.1f} ({low:+.1f} to {high:+.1f})"
+    value, low, high = (_signed(100 * interval[end]) for end in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def _signed(points: float) -> str:
+    """With one decimal; a zero has no sign: an interval that ends there may hold 0 or not."""
+    rounded = round(points, 1)
+    return f"{rounded:+.1f}" if rounded else "0.0"

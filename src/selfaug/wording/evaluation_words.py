@@ -20,8 +20,10 @@ __all__ = [
     "forecast_in_words",
     "found_in_words",
     "gates_before_in_words",
+    "half_in_words",
     "level_in_words",
     "nothing_at_stake",
+    "step_in_words",
     "unseen_in_words",
 ]
 
@@ -38,6 +40,27 @@ def forecast_in_words(forecast: Mapping[str, Any]) -> str:
     if forecast["below"]:
         return f"{text}; this drift is below what was measured: the value is drawn from there to none at no drift"
     return text
+
+
+def step_in_words(settings: Mapping[str, Any]) -> str | None:
+    """When the model was evaluated, if its training went on from there; None where it was at its end.
+
+    Args:
+        settings: of an evaluation's record; of one like it, without a `step`, they are taken to be of the end.
+    """
+    step = settings.get("step")
+    return None if step is None else f"at step {step:,}, before the training ended"
+
+
+def half_in_words(settings: Mapping[str, Any]) -> str | None:
+    """What scores on general requests by which settings may have been chosen are worth; None where these are others.
+
+    Args:
+        settings: as above, with a `half` or without.
+    """
+    if settings.get("half") != "dev":
+        return None
+    return "general requests of the development half, by which settings may have been chosen: expect less on others"
 
 
 def unseen_in_words(suite: Mapping[str, Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from selfaug.core.printable import decimals_beside
+
 __all__ = [
     "bound_points",
     "chance",
@@ -20,7 +22,7 @@ __all__ = [
 # From here on, in hours.
 _LONG = 3 * 3600
 
-# Of bounds, and of what is beside them.
+# Of bounds.
 _MOST_DIGITS = 3
 
 
@@ -64,11 +66,8 @@ def digits_beside(interval: Mapping[str, float], bound: float) -> int:
 
     At least those of the bound; three at most.
     """
-    digits = _digits_of(bound)
-    ends = [interval[end] for end in ("low", "high") if abs(interval[end] - bound) > 1e-9]
-    while digits < _MOST_DIGITS and round(100 * bound, digits) in [round(100 * end, digits) for end in ends]:
-        digits += 1
-    return digits
+    ends = (100 * interval[end] for end in ("low", "high"))
+    return decimals_beside(ends, 100 * bound, _digits_of(bound))
 
 
 def _digits_of(bound: float) -> int:

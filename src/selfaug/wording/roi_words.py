@@ -8,7 +8,7 @@ from typing import cast
 from selfaug.core.printable import counted
 from selfaug.core.roi import ArmName
 
-__all__ = ["ARM_NAMES", "not_within", "swing_name"]
+__all__ = ["ARM_NAMES", "CURRENCY", "not_within", "swing_name"]
 
 ARM_NAMES: Mapping[ArmName, str] = {
     "base": "no tuning",
@@ -16,6 +16,9 @@ ARM_NAMES: Mapping[ArmName, str] = {
     "lora_router": "plain LoRA and a router",
     "selfaug": "SelfAug",
 }
+
+CURRENCY = "in the currency of the inputs (the defaults are in dollars)"
+"""Said of money: nobody has asked what it is in."""
 
 _KINDS = {"task": "the job", "general": "other requests"}
 
