@@ -98,6 +98,14 @@ def test_another_prepared_folder_brings_its_own_rows(tmp_path: Path) -> None:
     other = load_config(None, {**NEEDED, "--eval": ["dev.jsonl"], "--template": "t.yaml"})
     assert derived(other) == [new, None, new]
     assert derived(other, "data.train=mine.jsonl") == [Path(), None, new]
+    # A file without rows, as a recipe, may have others beside them.
+    file.write_text(
+        "model: {name: m}\ndata: {eval: [own/dev.jsonl], template: own/t.yaml}\n", encoding="utf-8"
+    )
+    beside = load_config(file, {"--prepared": str(new)}).data
+    assert [*beside.train, *beside.eval, beside.template] == [
+        str(new / "train.jsonl"), "own/dev.jsonl", "own/t.yaml",
+    ]  # fmt: skip
     (old / "validation.jsonl").unlink()
     (new / "validation.jsonl").touch()
     assert derived(load_config(None, {"--model": "m", "--prepared": str(old)})) == [new, new, new]

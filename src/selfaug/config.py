@@ -440,7 +440,7 @@ def _outdated(settings: Mapping[str, Any], given: Mapping[str, object]) -> list[
     before = data.get("prepared")
     if not isinstance(given.get("data.prepared"), str):
         return outdated
-    if before is None:
+    if before is None and data.get("train"):
         return [*outdated, "data.train", "data.eval", "data.template"]
     if isinstance(before, str):
         taken = _taken_from(before)

@@ -217,6 +217,9 @@ def test_prepared_documents_bring_their_splits(
     (tmp_path / "test.jsonl").touch()
     own = given_to(command, monkeypatch, *given, "--dev", "dev.jsonl")[0][1]
     assert (own.dev, own.test) == (["dev.jsonl"], [str(tmp_path / "test.jsonl")])
+    result = CliRunner().invoke(app, [command, "--demo", "--prepared", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "--demo brings its own rows" in result.stderr
 
 
 @pytest.mark.parametrize("demo", [False, True])

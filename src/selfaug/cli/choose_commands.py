@@ -337,12 +337,17 @@ def _training(
     """Settings of the training that is compared or balanced."""
     if not demo:
         return load_settings(config, flags, sets), _Preset()
-    if config is not None:
-        from selfaug.errors import ConfigError
+    from selfaug.errors import ConfigError
 
+    if config is not None:
         raise ConfigError(
             f"--demo brings its own model, rows and settings, and --config {config} would be left out.",
             hint="give one of them; flags and --set change settings of the demo, too.",
+        )
+    if flags["--prepared"] is not None:
+        raise ConfigError(
+            f"--demo brings its own rows, and --prepared {flags['--prepared']} others.",
+            hint="give one of them.",
         )
     quiet_libraries(debug=debug)
     from selfaug.phases.demo import comparison_of_demo
