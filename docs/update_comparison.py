@@ -194,7 +194,7 @@ def readme_block(record: dict[str, Any], longer: dict[str, dict[str, Any]]) -> s
                         "exact",
                         "plain LoRA's",
                         "difference",
-                        "general − base",
+                        "general − base, points",
                         "leaks",
                     ],
                     [row for name, one in longer.items() for row in _longer(name, one)],
