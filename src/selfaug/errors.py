@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-_PROBLEMS_SHOWN = 20
+PROBLEMS_SHOWN = 20
 """An error's text has so many problems, and how many more there are."""
 
 
@@ -49,7 +49,7 @@ class SelfAugError(Exception):
 
     def text(self, *, every_problem: bool = False) -> str:
         """Message, problems and hint, a line each; of many problems the first ones unless every one is wanted."""
-        shown = self.problems if every_problem else self.problems[:_PROBLEMS_SHOWN]
+        shown = self.problems if every_problem else self.problems[:PROBLEMS_SHOWN]
         lines = [self.message, *(f"  - {problem}" for problem in shown)]
         if more := len(self.problems) - len(shown):
             lines.append(

@@ -99,7 +99,9 @@ def test_documents_that_have_changed_since_are_told(
     flags = ("--prepared", str(prepared), "--device", "cpu", "--max-new-tokens", "4")
     result = run("ask", str(finished_run), QUESTION, *flags)
     assert (
-        "note: 3 documents are new, changed or gone since the folder was prepared (new.md)" in result.stderr
+        "note: 3 documents are new, changed or gone since the folder was prepared (new.md); `selfaug prepare --config "
+        f"{prepared}/prepare.yaml --output {prepared} --overwrite` reads what has changed (--skip-bad-rows leaves out "
+        "questions whose answer is gone).\n" in result.stderr
     )
     shutil.rmtree(documents)  # as where only what was prepared has been copied
     assert json.loads(ask(finished_run, QUESTION, "--prepared", str(prepared), "--json"))["outdated"] == []

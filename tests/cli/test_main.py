@@ -553,10 +553,13 @@ def test_the_newest_bar_is_shown_however_many_stages_there_are(monkeypatch: pyte
         monkeypatch.setenv(name, value)
     with RunProgress() as progress:
         progress.show(Progress("the longest", 1, 9))
+        progress.show(Progress("warning", message="prepare" + " --set a=b" * 20))
         for number in range(20):
             progress.show(Progress(f"stage {number}", 1, 2))
             progress.show(Progress(f"stage {number}", 2, 2))
     written = terminal.getvalue()
+    # A long line stays one: a command in it may be pasted.
+    assert "prepare" + " --set a=b" * 20 in written
     # What is on the screen at last: what isn't finished and the newest; the others are lines above.
     assert "the longest" in written.rpartition("stage 12")[2]
     assert "stage 19" in written.rpartition("the longest")[2]

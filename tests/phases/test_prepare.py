@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
 from company_reports import COMPANIES, configured, revenue, rows_of
 from other_user import as_nobody
 from scanned_pdf import partly_scanned
+from selfaug.cli.main import app
 from selfaug.config import load_config
 from selfaug.data.rows import load_rows
 from selfaug.data.template import RetrievalTemplate
@@ -22,6 +25,7 @@ from selfaug.phases.inputs import load_training_data, template_of
 from selfaug.phases.prepare import prepare
 from selfaug.phases.prepared_folder import outdated_documents
 from selfaug.phases.progress import Progress
+from selfaug.phases.question_files import load_pairs
 from selfaug.phases.recall import recall
 from selfaug.prepare_config import load_prepare_config
 from selfaug.records import read_record, write_lines
@@ -174,6 +178,22 @@ def test_recall_is_measured_in_all_documents(prepared: Path, questions: Path) ->
     assert poor["at"]["1"]["recall"] == pytest.approx(1 / 24)
     assert len(poor["missed"]) == 23
     assert (poor["unnamed"], poor["unnamed_left_out"]) == (0, 0)
+    assert (poor["by_chance"], poor["without_chance"]) == (
+        [],
+        {k: at["recall"] for k, at in poor["at"].items()},
+    )
+
+
+def test_questions_about_one_document_tell_less_of_recall(prepared: Path, tmp_path: Path) -> None:
+    row = {
+        "question": "What was the revenue of Company3 in 2024?",
+        "answer": revenue(3, 2024),
+        "document": "c3/2024.md",
+    }
+    write_lines(tmp_path / "same.jsonl", [row] * 12)
+    at = recall(prepared, [str(tmp_path / "same.jsonl")], depth=1)["at"]["1"]
+    assert at["recall"] == at["high"] == 1.0
+    assert at["low"] < 0.5  # 12 of 12 have 0.74
 
 
 def test_recall_says_which_questions_would_be_measured_against_what_is_found(
@@ -493,6 +513,15 @@ def test_bad_pairs_are_told_all_at_once(reports: Path, questions: Path, tmp_path
     assert len(record["questions"]["left_out"]) == 9
 
 
+def test_nearest_names_are_looked_for_as_far_as_problems_are_shown(tmp_path: Path) -> None:
+    """Where a folder was renamed, each of 5,000 questions took seconds before anything was shown."""
+    write_lines(tmp_path / "pairs.jsonl", [{"question": "?", "answer": "5", "document": "c1/2023.mdx"}] * 30)
+    with pytest.raises(DataError) as caught:
+        load_pairs([str(tmp_path / "pairs.jsonl")], ["c1/2023.md"])
+    near = [problem.endswith("can be read; did you mean 'c1/2023.md'?") for problem in caught.value.problems]
+    assert near == [True] * 20 + [False] * 10
+
+
 def test_an_answer_that_stands_nowhere_is_told(reports: Path, questions: Path, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     wrong = {"id": "w", "question": "What was it?", "answer": "$1 million", "document": "c1/2023.md"}
@@ -516,11 +545,17 @@ def test_right_passages_by_chance_are_told(reports: Path, questions: Path, tmp_p
     more.write_text(questions.read_text() + json.dumps(unclear) + "\n" + json.dumps(clear) + "\n")
     told: list[Progress] = []
     record = prepare(configured(reports, more, tmp_path / "data"), on_progress=told.append)
-    assert record["questions"]["by_chance"] == ["unclear"]
+    assert record["questions"]["by_chance"] == record["recall"]["by_chance"] == ["unclear"]
     (warned,) = [one for one in told if "Give `evidence`" in one.message]
     assert warned.message.startswith("1 question has neither `evidence` nor `page`")
     assert warned.message.endswith("the card names them: unclear")
-    assert "- `unclear`: its answer stands in several" in (tmp_path / "data" / "card.md").read_text()
+    card = (tmp_path / "data" / "card.md").read_text()
+    assert "- `unclear`: its answer stands in several" in card
+    assert "Of the questions measured, 1 has neither `evidence` nor `page`" in card
+    found = recall(tmp_path / "data", [str(more)], depth=1)
+    assert (found["missed"], found["by_chance"]) == (["clear"], ["unclear"])
+    assert found["at"]["1"]["recall"] == pytest.approx(25 / 26)
+    assert found["without_chance"] == {"1": 24 / 25}
 
 
 @pytest.mark.parametrize(
@@ -699,10 +734,50 @@ def test_the_encoding_of_texts_can_be_said(tmp_path: Path) -> None:
     sets = ("documents.encoding=cp1250", "run.overwrite=true")
     told.clear()
     prepare(configured(folder, None, tmp_path / "data", *sets), on_progress=told.append)
+    # Nobody was told that settings weren't those of before; they are those of the folder's own file.
+    (changed,) = (progress.message for progress in told if progress.stage == "warning")
+    own = tmp_path / "data" / "prepare.yaml"
+    assert 'other settings before: documents.encoding is "cp1250", and was null. A model' in changed
+    told.clear()
+    prepare(load_prepare_config(own, {"--overwrite": True}), on_progress=told.append)
     assert not [progress for progress in told if progress.stage == "warning"]
     index = Index(tmp_path / "data" / "index")
     texts = {name: index.chunks_of(name)[0].text for name in ("a.txt", "b.html", "c.txt", "d.html")}
     assert texts == {**dict.fromkeys(texts, "Zakład w Łodzi"), "d.html": "größer"}
+
+
+def test_settings_of_before_can_be_given_again_when_the_command_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who read the note afterwards gave the folder's own file, which had the new settings by then."""
+    documents, data, elsewhere = tmp_path / "documents", tmp_path / "my data", tmp_path / "elsewhere"
+    for folder in (documents, elsewhere):
+        folder.mkdir()
+    (documents / "a.txt").write_text("The revenue was $5 million.")
+    (tmp_path / "words.txt").write_text("revenue, sales\n")
+
+    def warned(*sets: str) -> list[str]:
+        told: list[Progress] = []
+        config = configured(documents, None, data, "run.overwrite=true", *sets)
+        prepare(config, on_progress=told.append)
+        return [one.message for one in told if one.stage == "warning"]
+
+    trained = ("retrieval.glossary=words.txt", "rows.completion='{answer}'", "rows.passages=2")
+    monkeypatch.chdir(tmp_path)
+    assert warned(*trained) == []
+    monkeypatch.chdir(elsewhere)
+    (message,) = warned()
+    assert 'before: retrieval.glossary is null, and was "' in message
+    assert 'rows.completion is "{answer} {sources}", and was "{answer}". A model' in message
+    command = shlex.split(message[message.index("`") + 1 : message.rindex("`")])
+    assert CliRunner().invoke(app, command[1:]).exit_code == 0
+    now = load_prepare_config(data / "prepare.yaml")
+    assert (now.rows.completion, now.rows.passages) == ("{answer}", 2)
+    assert now.retrieval.glossary == str(tmp_path / "words.txt")
+    # Another name of the same file, and limits of reading, are nothing that a model needs.
+    monkeypatch.chdir(tmp_path)
+    limits = ("documents.processes=2", "documents.seconds=60", "documents.max_megabytes=9")
+    assert warned(*trained, *limits) == []
 
 
 def test_documents_that_share_a_title_are_told(tmp_path: Path) -> None:
@@ -739,21 +814,28 @@ def test_encodings_that_can_not_be_used_are_refused(tmp_path: Path, name: str, p
     assert problem in caught.value.problems[0]
 
 
-def test_what_is_not_read_is_told_each_time(tmp_path: Path) -> None:
+def test_what_is_not_read_is_told_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "documents"
     folder.mkdir()
     (folder / "scans.pdf").write_bytes(partly_scanned("txx"))
+    (folder / "scan.pdf").write_bytes(partly_scanned("x"))
     os.mkfifo(folder / "pipe.pdf")
     expected = {
         "scans.pdf is read, but: 2 of 3 pages are pictures without text, which need OCR first if they are scans: 2-3",
         "pipe.pdf is left out: neither a file nor a folder",
+        "scan.pdf is left out: scanned; needs OCR first",
     }
     for sets in ([], ["run.overwrite=true"]):
         told: list[Progress] = []
         record = prepare(configured(folder, None, tmp_path / "data", *sets), on_progress=told.append)
         assert {progress.message for progress in told if progress.stage == "warning"} == expected
         assert record["documents"]["incomplete"].keys() == {"scans.pdf"}
+        # Again, no file is read: what can't be read isn't either.
+        monkeypatch.setattr("selfaug.retrieval.reading_processes._Process", None)
     assert record["documents"]["unchanged"] == 1
+    # With fewer files read at a time, one may take less time: it is tried again.
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        prepare(configured(folder, None, tmp_path / "data", "run.overwrite=true", "documents.processes=2"))
     card = (tmp_path / "data" / "card.md").read_text()
     for name in ("scans.pdf", "pipe.pdf"):
         assert name in card

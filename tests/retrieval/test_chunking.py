@@ -313,11 +313,15 @@ def test_ids_stay_when_something_else_changes_and_differ_for_the_same_words_twic
     assert before[1].id == "e295cf647ee0b86a"
 
 
-def test_the_page_is_that_of_the_first_sentence() -> None:
-    blocks = [text(" ".join(f"Page {page} says {n}." for n in range(8)), page) for page in (1, 2, 3)]
-    chunks = Chunker(40, 0, exactly).chunks(document(*blocks))
-    for chunk in chunks:
-        assert chunk.text.startswith(f"Page {chunk.page}")
+@pytest.mark.parametrize("overlap", [0, 16])
+def test_the_page_is_that_of_the_first_sentence_that_is_not_repeated(overlap: int) -> None:
+    """An auditor looked for the figure on the page before."""
+    blocks = [text(" ".join(f"Page {page} says {n}." for n in range(9)), page) for page in (1, 2, 3)]
+    chunks = Chunker(40, overlap, exactly).chunks(document(*blocks))
+    said = [re.findall(r"Page (\d) says (\d)", chunk.text) for chunk in chunks]
+    new = [next(one for one in now if one not in before) for before, now in pairwise([[], *said])]
+    assert [str(chunk.page) for chunk in chunks] == [page for page, _ in new]
+    assert any(page != now[0][0] for (page, _), now in zip(new, said, strict=True)) == bool(overlap)
 
 
 def test_a_long_heading_is_shortened_in_its_middle() -> None:

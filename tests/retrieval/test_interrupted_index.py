@@ -17,6 +17,7 @@ from small_index import SETTINGS, chunk, write, write_documents
 from selfaug.errors import DataError, StorageError
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index, IndexWriter
+from selfaug.retrieval.read_folder import Unreadable
 
 TEXTS = {
     f"{name}.md": [f"Text of {name}.", f"More \u2028 ünïcode of {name}."] for name in ("one", "two", "three")
@@ -75,6 +76,32 @@ def test_what_was_read_before_an_interrupt_is_not_read_again(tmp_path: Path) -> 
 def test_other_settings_read_everything_again(tmp_path: Path) -> None:
     cut_off(tmp_path / "index", after=2)
     assert go_on(tmp_path / "index", {**SETTINGS, "chunk_tokens": 65}) == list(TEXTS)
+
+
+def test_what_could_not_be_read_is_kept_with_its_limits(tmp_path: Path) -> None:
+    folder, limits = tmp_path / "index", {"seconds": 5}
+    first, second = Unreadable("digest 1", "scanned"), Unreadable("digest 2", "takes more than 5 s to read")
+
+    def some(writer: IndexWriter, cut: bool = False) -> Documents:
+        writer.add_unreadable("one.pdf", first)
+        yield from documents(writer.known, [])
+        if cut:
+            raise KeyboardInterrupt
+        writer.add_unreadable("two.pdf", second)
+
+    writer = IndexWriter(folder, SETTINGS, limits)
+    with pytest.raises(KeyboardInterrupt), writer:
+        writer.write(some(writer, cut=True))
+    assert IndexWriter(folder, SETTINGS, limits).unreadable == {"one.pdf": first}
+    with IndexWriter(folder, SETTINGS, limits) as writer:
+        assert list(writer.known) == list(TEXTS)
+        writer.write(some(writer))
+        writer.take_its_place()
+    known = {"one.pdf": first, "two.pdf": second}
+    assert IndexWriter(folder, {**SETTINGS, "chunk_tokens": 65}, limits).unreadable == known
+    assert IndexWriter(folder, SETTINGS, {"seconds": 6}).unreadable == {}
+    (folder / "unreadable.jsonl").write_text("{\n{\n")
+    assert IndexWriter(folder, SETTINGS, limits).unreadable == {}
 
 
 def test_words_are_found_anew_for_what_was_read(tmp_path: Path) -> None:

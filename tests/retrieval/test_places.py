@@ -8,12 +8,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from small_index import write_documents
 
 from selfaug.errors import DataError
 from selfaug.phases.prepared_rows import pairs_with_gold
 from selfaug.phases.question_files import load_pairs
 from selfaug.records import write_lines
 from selfaug.retrieval import pairs
+from selfaug.retrieval.chunking import Chunker, count_words
+from selfaug.retrieval.document import Block, Document
 from selfaug.retrieval.folder_files import folder_files
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.pairs import Pair, Place, find_gold
@@ -48,6 +51,29 @@ def test_each_place_has_words_of_its_own(make_index: Make) -> None:
     # The heading narrows it; one that no chunk has says nothing.
     assert gold(Place("2024.md", section="2024")) == ["2024.md#0"]
     assert gold(Place("2024.md", section="Outlook")) == ["2024.md#0"]
+
+
+def test_a_passage_that_goes_over_the_end_of_a_page_is_of_both(tmp_path: Path) -> None:
+    """What it repeats of the page before is of that one; its own page is that of what is new in it."""
+    texts = {
+        page: " ".join(f"On page {page} sentence {number} says a thing." for number in range(7))
+        for page in (1, 2, 3)
+    }
+    blocks = tuple(Block("text", text, page=page) for page, text in texts.items())
+    chunks = Chunker(64, 16, count_words).chunks(Document("a.pdf", "A", "digest", blocks))
+    index = write_documents(
+        tmp_path / "index", [({"path": "a.pdf", "digest": "digest", "title": "A"}, chunks)]
+    )
+    ends = ["On page 1 sentence 6 says a thing.", "On page 2 sentence 0 says a thing."]
+
+    def gold(answer: str, evidence: str | None, page: int) -> list[tuple[int | None, bool]]:
+        pair = Pair("q", "What?", answer, ("a.pdf",), evidence, page)
+        return [(chunk.page, ends[0] in chunk.text) for chunk in find_gold(pair, index)]
+
+    assert gold("a thing", " ".join(ends), 1) == [(2, True)]
+    assert gold("page 1 sentence 6", None, 1) == [(1, True), (2, True)]
+    # Further passages of the next page are not of this one.
+    assert gold("page 2 sentence 3", None, 1) == []
 
 
 def test_passages_are_made_plain_once_for_all_questions_about_a_document(

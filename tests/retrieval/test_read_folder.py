@@ -19,7 +19,7 @@ from hostile_readers import broken, noting, obeying
 from scanned_pdf import partly_scanned
 from selfaug.errors import DataError, SelfAugError
 from selfaug.retrieval.folder_files import OWN_FILE, folder_files
-from selfaug.retrieval.read_folder import FolderReport, Read, read_folder
+from selfaug.retrieval.read_folder import FolderReport, Read, Unreadable, digest_of, read_folder
 from selfaug.retrieval.reading_processes import ReadingProcesses
 
 MEMORY = 200_000_000
@@ -107,6 +107,28 @@ def test_only_what_changed_is_read_again_and_what_is_gone_is_named(tmp_path: Pat
     assert (report.read, report.unchanged, report.gone) == (2, 1, ["c.txt"])
 
 
+def test_what_can_not_be_read_is_not_tried_again_till_it_changes(tmp_path: Path) -> None:
+    folder, log = tmp_path / "documents", tmp_path / "log"
+    put(folder, a="", b="")
+    (folder / "c.pdf").write_bytes(b"%PDF-1.7 and nothing more")
+    told: dict[str, Unreadable] = {}
+    _, report = read_all(folder, reader=partial(noting, log), on_unreadable=told.__setitem__)
+    assert told == {
+        name: Unreadable(digest_of(folder / name), reason) for name, reason in report.unreadable.items()
+    }
+    assert sorted(told) == ["a.txt", "b.txt", "c.pdf"]
+    log.unlink()
+
+    put(folder, b=" ")
+    again: dict[str, Unreadable] = {}
+    _, report_again = read_all(
+        folder, reader=partial(noting, log), unreadable=told, on_unreadable=again.__setitem__
+    )
+    assert report_again == report
+    assert [line.split()[0] for line in log.read_text().splitlines()] == ["b.txt"]
+    assert again == {**told, "b.txt": Unreadable(digest_of(folder / "b.txt"), "empty")}
+
+
 def test_nothing_to_read_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = put(tmp_path, a="text")
     (read,), _ = read_all(folder)
@@ -144,19 +166,27 @@ def test_hanging_crashing_and_greedy_readers_are_a_line_each_and_the_rest_goes_o
         tmp_path, a="text", b="hang", c="hang in C", d="eat", e="crash", f="exit", g="killed", h="large", i="text"
     )  # fmt: skip
     began = time.monotonic()
-    found, report = read_all(tmp_path, reader=obeying, seconds_per_file=4, memory_bytes=MEMORY)
+    lasting: dict[str, Unreadable] = {}
+    found, report = read_all(
+        tmp_path,
+        reader=obeying,
+        seconds_per_file=4,
+        memory_bytes=MEMORY,
+        on_unreadable=lasting.__setitem__,
+    )
     assert time.monotonic() - began < 60
     assert names(found) == ["a.txt", "h.txt", "i.txt"]
     assert found[1].document is not None
     assert len(found[1].document.blocks) == 3000
     assert report.unreadable == {
-        "b.txt": "takes more than 4 s to read",
-        "c.txt": "takes more than 4 s to read",
+        "b.txt": "takes more than 4 s to read; raise documents.seconds to try it again",
+        "c.txt": "takes more than 4 s to read; raise documents.seconds to try it again",
         "d.txt": "needs more than 0.2 GB of memory to read",
         "e.txt": "crashed the process that read it (SIGSEGV); it is damaged, or needs too much memory",
         "f.txt": "ended the process that read it (exit code 3); it may be damaged",
         "g.txt": "the system killed the process that read it; memory may be short",
     }
+    assert lasting.keys() == {"b.txt", "c.txt", "d.txt"}  # with the same limits; the others may pass
 
 
 def test_a_file_that_needs_more_memory_than_there_is_for_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from selfaug.cli.terminal import printable
 from selfaug.core.printable import counted
-from selfaug.phases.preparation_card import said_of_unnamed
+from selfaug.phases.preparation_card import said_of_chance, said_of_unnamed
 
 if TYPE_CHECKING:
     from selfaug.retrieval.retriever import Passage
@@ -64,8 +64,8 @@ def show_recall(recall: Mapping[str, Any]) -> None:
         table.add_row(k, f"{100 * at['recall']:.1f} %", f"{100 * at['low']:.1f} to {100 * at['high']:.1f} %")
     console.print(table)
     console.print(f"{counted(recall['questions'], 'question')}, searched in all documents.", highlight=False)
-    if unnamed := said_of_unnamed(recall):
-        console.print(unnamed, highlight=False, markup=False)
+    for note in filter(None, (said_of_unnamed(recall), said_of_chance(recall))):
+        console.print(note, highlight=False, markup=False)
     if recall["missed"]:
         shown = ", ".join(recall["missed"][:_SHOWN])
         more = f" and {len(recall['missed']) - _SHOWN:,} more" if len(recall["missed"]) > _SHOWN else ""

@@ -210,7 +210,8 @@ class RunProgress:
         if self._bar is not None:
             from rich.text import Text
 
-            self._bar.console.print(Text(printable(text)))
+            # Not in lines of its own: a command in it would be pasted as several.
+            self._bar.console.print(Text(printable(text)), soft_wrap=True)
         else:
             say(text)
 

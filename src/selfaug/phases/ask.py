@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from selfaug.phases.prepared_folder import (
 )
 from selfaug.phases.run_files import load_run_config, require_named_files
 from selfaug.phases.trained_template import trained_template
+from selfaug.retrieval.folder_files import PREPARED_SETTINGS
 from selfaug.retrieval.retriever import Passage, Retriever
 from selfaug.rundir import RunDir
 
@@ -76,6 +78,7 @@ class DocumentPrompts:
         template: of the prompts, the one that the model was trained with.
         passages: that go into a prompt.
         window: tokens of prompt and answer together.
+        prepared: folder that `selfaug prepare` wrote.
         outdated: documents that are new, changed or gone since they were prepared.
         form: that answers were trained to have.
     """
@@ -86,6 +89,7 @@ class DocumentPrompts:
     passages: int
     window: int
     chat_template_kwargs: dict[str, Any]
+    prepared: Path
     outdated: list[str] = field(default_factory=list)
     form: re.Pattern[str] | None = None
 
@@ -96,9 +100,13 @@ class DocumentPrompts:
         """That documents aren't as they were prepared, and what helps; empty if they are."""
         if not self.outdated:
             return ""
+        settings, folder = (
+            shlex.quote(str(path)) for path in (self.prepared / PREPARED_SETTINGS, self.prepared)
+        )
         return (
             f"{counted(len(self.outdated), 'document is', 'documents are')} new, changed or gone since the folder was "
-            f"prepared ({self.outdated[0]}); `selfaug prepare --overwrite` reads what has changed"
+            f"prepared ({self.outdated[0]}); `selfaug prepare --config {settings} --output {folder} --overwrite` reads "
+            "what has changed (--skip-bad-rows leaves out questions whose answer is gone)"
         )
 
     def prompt(
@@ -252,6 +260,7 @@ def open_documents(
         passages=passages or found.record["retrieval"]["passages"],
         window=min(config.data.max_length, model_window(config) or config.data.max_length),
         chat_template_kwargs=config.data.chat_template_kwargs,
+        prepared=found.folder,
         outdated=outdated_documents(found.folder, found.record),
         form=answer_form(found.record),
     )

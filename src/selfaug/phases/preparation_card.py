@@ -9,7 +9,7 @@ from selfaug.core.printable import counted
 from selfaug.data.template import RetrievalTemplate
 from selfaug.retrieval.follow_ups import turns_of
 
-__all__ = ["preparation_card", "said_of_unnamed"]
+__all__ = ["preparation_card", "said_of_chance", "said_of_unnamed"]
 
 _SHOWN = 20
 
@@ -126,8 +126,8 @@ def _recall(record: Mapping[str, Any]) -> str:
         for k, at in recall["at"].items()
     ]
     told = f"Searching all documents for {recall['questions']:,} questions that have an answer:"
-    unnamed = said_of_unnamed(recall)
-    return f"## Recall\n\n{told}\n\n" + "\n".join(lines) + (unnamed and f"\n\n{unnamed}") + _glossary(record)
+    notes = "".join(f"\n\n{note}" for note in (said_of_unnamed(recall), said_of_chance(recall)) if note)
+    return f"## Recall\n\n{told}\n\n" + "\n".join(lines) + notes + _glossary(record)
 
 
 def said_of_unnamed(recall: Mapping[str, Any]) -> str:
@@ -145,6 +145,23 @@ def said_of_unnamed(recall: Mapping[str, Any]) -> str:
         return ""
     left_out = counted(recall["unnamed_left_out"], "question that names", "questions that name")
     return f"Without {left_out} no `document`: what is right for such a one is looked for among what the search finds."
+
+
+def said_of_chance(recall: Mapping[str, Any]) -> str:
+    """What recall says of questions for which a passage may be right by chance; nothing where there are none.
+
+    Args:
+        recall: as `measure_recall` gives it.
+    """
+    if not recall["by_chance"]:
+        return ""
+    have = counted(len(recall["by_chance"]), "has", "have")
+    told = (
+        f"Of the questions measured, {have} neither `evidence` nor `page`, and an answer that stands in several "
+        "sentences or rows, so that a passage may count as right by chance."
+    )
+    without = ", ".join(f"{100 * share:.1f} % at {k}" for k, share in recall["without_chance"].items())
+    return told + (without and f" Without them: {without}.")
 
 
 def _glossary(record: Mapping[str, Any]) -> str:

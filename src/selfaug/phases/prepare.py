@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +16,21 @@ from selfaug.core.printable import counted
 from selfaug.data.encode import keeps_earlier_turns
 from selfaug.data.sources import data_files
 from selfaug.data.template import RetrievalTemplate
-from selfaug.errors import DataError, ModelError, PathError, StorageError
+from selfaug.errors import ConfigError, DataError, ModelError, PathError, StorageError
 from selfaug.phases.known_splits import SPLITS, read_known_splits, write_known_splits
 from selfaug.phases.preparation_card import preparation_card
 from selfaug.phases.prepared_rows import make_rows
 from selfaug.phases.progress import Progress
 from selfaug.phases.question_files import load_pairs
-from selfaug.prepare_config import PrepareConfig, dump_prepare_config
-from selfaug.records import write_lines, write_record, write_text, writing_into
+from selfaug.prepare_config import PrepareConfig, dump_prepare_config, load_prepare_config
+from selfaug.records import read_record, write_lines, write_record, write_text, writing_into
 from selfaug.retrieval.chunking import Chunk, Chunker, count_words
 from selfaug.retrieval.folder_files import PREPARED_MARKER, PREPARED_SETTINGS, folder_files
 from selfaug.retrieval.follow_ups import turns_of
 from selfaug.retrieval.glossary import read_glossary
 from selfaug.retrieval.index import Index, IndexWriter
 from selfaug.retrieval.near_copies import near_copies, sketch_of
-from selfaug.retrieval.read_folder import FolderReport, read_folder
+from selfaug.retrieval.read_folder import MEMORY_BYTES, FolderReport, read_folder
 from selfaug.retrieval.retriever import Retriever, own_retriever
 from selfaug.retrieval.tokens import Words
 from selfaug.rundir import alone_in, without_lock
@@ -37,8 +39,21 @@ __all__ = ["RECORD_KIND", "prepare"]
 
 RECORD_KIND = "prepare"
 
-_READER = 1
+_READER = 2
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
+
+_OF_EACH_TIME = {
+    "run",
+    "questions",
+    "documents.folder",
+    "documents.processes",
+    "documents.seconds",
+    "documents.max_megabytes",
+}
+"""Sections and settings that may well be others when a folder is prepared anew."""
+
+_FILES = (("retrieval", "glossary"), ("rows", "template"))
+"""Settings that name a file, which may be named in several ways."""
 
 _NAMED_TITLES, _NAMED_DOCUMENTS = 3, 3
 
@@ -96,12 +111,13 @@ def _prepared(
     on_progress: Report,
 ) -> dict[str, Any]:
     _open(folder, config)
+    _warn_of_other_settings(config, on_progress)
     known, dealt_anew = read_known_splits(folder, config.split)
     if config.questions.files and dealt_anew:
         on_progress(Progress("warning", message=dealt_anew))
 
     made = None
-    with IndexWriter(folder / "index", _index_settings(config, glossary)) as writer:
+    with IndexWriter(folder / "index", _index_settings(config, glossary), _limits(config)) as writer:
         index, read = _make_index(config, writer, count, on_progress)
         if config.questions.files:
             # Pairs may say of the documents what isn't so, and a function of the user's can fail at any question: what
@@ -167,6 +183,54 @@ def _open(folder: Path, config: PrepareConfig) -> None:
             write_text(settings, _settings_text(config))
 
 
+def _warn_of_other_settings(config: PrepareConfig, on_progress: Report) -> None:
+    """What was set before and isn't given again is the default: no longer what a model was trained with."""
+    folder = Path(config.run.output)
+    before = _settings_before(folder) if config.run.overwrite else None
+    if before is None:
+        return
+    now = config.model_dump(mode="json")
+    for section, name in _FILES:
+        if _is_same_file(now[section][name], before[section][name]):
+            now[section][name] = before[section][name]
+    changed = {
+        f"{section}.{name}": [json.dumps(one, ensure_ascii=False) for one in (value, before[section][name])]
+        for section, values in now.items()
+        if section not in _OF_EACH_TIME
+        for name, value in values.items()
+        if f"{section}.{name}" not in _OF_EACH_TIME and value != before[section][name]
+    }
+    if changed:
+        differences = "; ".join(f"{name} is {value}, and was {was}" for name, (value, was) in changed.items())
+        # The folder's own settings may be those of now when this is read.
+        sets = " ".join(f"--set {shlex.quote(f'{name}={was}')}" for name, (_, was) in changed.items())
+        message = (
+            f"{folder} was prepared with other settings before: {differences}. A model that was trained on it may "
+            "need those of before. To prepare with them, now or later: `selfaug prepare --config "
+            f"{shlex.quote(str(folder / PREPARED_SETTINGS))} --output {shlex.quote(str(folder))} --overwrite {sets}`"
+        )
+        on_progress(Progress("warning", message=message))
+
+
+def _settings_before(folder: Path) -> dict[str, Any] | None:
+    """What a folder was prepared with, files as they are named from here; None if nobody can say."""
+    try:
+        before = load_prepare_config(folder / PREPARED_SETTINGS).model_dump(mode="json")
+    except ConfigError:  # of another version: it can't be given as --config either
+        return None
+    with contextlib.suppress(DataError):  # no record of a preparation that was cut off
+        prepared_in = read_record(folder / "record.json", RECORD_KIND)["documents"]["prepared_in"]
+        if prepared_in != os.getcwd():
+            for section, name in _FILES:
+                if before[section][name] is not None:
+                    before[section][name] = os.path.join(prepared_in, before[section][name])
+    return before
+
+
+def _is_same_file(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and Path(one).resolve() == Path(other).resolve()
+
+
 def _begin_anew(folder: Path, config: PrepareConfig) -> None:
     """Write the settings; record and rows of what was prepared before go, since they will not be true of the index."""
     with writing_into(folder, hint="give another --output."):
@@ -229,6 +293,18 @@ def _index_settings(config: PrepareConfig, glossary: list[list[str]]) -> dict[st
     }
 
 
+def _limits(config: PrepareConfig) -> dict[str, Any]:
+    """What decides which files can't be read: with others, these are tried again."""
+    return {
+        "reader": _READER,
+        "encoding": config.documents.encoding,
+        "max_megabytes": config.documents.max_megabytes,
+        "seconds": config.documents.seconds,
+        "processes": config.documents.processes,  # with fewer at a time each is quicker
+        "memory_bytes": MEMORY_BYTES,
+    }
+
+
 def _make_index(
     config: PrepareConfig, writer: IndexWriter, count: CountTokens, on_progress: Report
 ) -> tuple[Index, FolderReport]:
@@ -257,6 +333,8 @@ def _make_index(
             on_progress=lambda done, total: on_progress(Progress("reading documents", done, total)),
             own=_own_files(config),
             listed=writer.listed,
+            unreadable=writer.unreadable,
+            on_unreadable=writer.add_unreadable,
         ):
             named = {
                 "path": read.path, "digest": read.digest, "size": read.size, "modified": read.modified

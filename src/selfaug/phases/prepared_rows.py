@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from selfaug.core.printable import counted
-from selfaug.core.statistics import wilson_interval
+from selfaug.core.statistics import score_interval
 from selfaug.data.sources import Problem, problems_error
 from selfaug.phases.known_splits import SPLITS, KnownSplits
 from selfaug.phases.progress import Progress
@@ -27,10 +27,11 @@ from selfaug.retrieval.rows import RowForm, make_row
 from selfaug.retrieval.split import Splits, near_duplicates, split_documents
 from selfaug.retrieval.tokens import Words
 
-__all__ = ["make_rows", "measure_recall", "pairs_with_gold"]
+__all__ = ["homes_of", "make_rows", "measure_recall", "pairs_with_gold"]
 
 _DEPTHS = (1, 3, 5, 10)
 _NAMED = 3
+_RESAMPLES = 2_000  # more take seconds for thousands of questions, and hardly move the ends of an interval
 
 Report = Callable[[Progress], None]
 
@@ -70,6 +71,7 @@ def make_rows(
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     within = {split: {path for path in paths if splits.documents[path] == split} for split in SPLITS}
     near_of = _with_copies(nearly_the_same, index)
+    homes = homes_of(pairs, gold, index, nearly_the_same)
     for done, pair in enumerate(pairs, 1):
         split = splits.questions[pair.id]
         signs = signs_of(pair, gold[pair.id])
@@ -83,8 +85,8 @@ def make_rows(
         else:
             near_gold = {path for chunk in gold[pair.id] for path in near_of.get(chunk.document, ())}
             rows[split].append(make_row(pair, right, found, form, signs, near_gold))
-            if (home := _home_of(pair, gold[pair.id])) is not None:
-                rows[split][-1]["cluster"] = min({home, *index.copies_of(home), *near_of.get(home, ())})
+            if (home := homes.get(pair.id)) is not None:
+                rows[split][-1]["cluster"] = home
             if split == "train":
                 passages = {passage.text: passage.document for passage in (*right, *found)}
                 of_text |= {text: passages[text] for text in rows[split][-1]["context"]}
@@ -136,7 +138,9 @@ def make_rows(
         },
         "splits": splits.documents,
         "near_copies": nearly_the_same,
-        "recall": measure_recall(pairs, gold, retriever, max(*_DEPTHS, config.rows.passages), on_progress),
+        "recall": measure_recall(
+            pairs, gold, retriever, max(*_DEPTHS, config.rows.passages), homes, on_progress
+        ),
     }
     in_split = {pair.question: splits.questions[pair.id] for pair in pairs}
     of_files = {digest: splits.documents[path] for path, digest in digests.items()}
@@ -298,10 +302,26 @@ def _documents_of(pair: Pair, gold: Sequence[Chunk]) -> set[str]:
     return {*pair.documents, *(chunk.document for chunk in gold)}
 
 
-def _home_of(pair: Pair, gold: Sequence[Chunk]) -> str | None:
-    """The document that a pair is about first of all: questions about one hang together."""
-    named = [*pair.documents, *(chunk.document for chunk in gold[:1])]
-    return named[0] if named else None
+def homes_of(
+    pairs: Sequence[Pair], gold: Mapping[str, Sequence[Chunk]], index: Index, near: Sequence[Sequence[str]]
+) -> dict[str, str]:
+    """By id, the document that a pair is about first of all: questions about one hang together.
+
+    Of documents that are the same, or nearly so, it is always the same one.
+
+    Args:
+        pairs: of which those that are about none are left out.
+        gold: chunks that hold each one's answer, by its id.
+        index: of the documents.
+        near: sets of paths of documents that are nearly the same.
+    """
+    near_of = _with_copies(near, index)
+    homes: dict[str, str] = {}
+    for pair in pairs:
+        if about := [*pair.documents, *(chunk.document for chunk in gold[pair.id][:1])]:
+            home = about[0]
+            homes[pair.id] = min({home, *index.copies_of(home), *near_of.get(home, ())})
+    return homes
 
 
 def _warn_of_empty_splits(
@@ -333,6 +353,7 @@ def measure_recall(
     gold: dict[str, list[Chunk]],
     retriever: Retriever,
     depth: int,
+    homes: Mapping[str, str],
     on_progress: Report = lambda _: None,
 ) -> dict[str, Any]:
     """How often a right passage is among the first that are found, in all documents.
@@ -341,10 +362,20 @@ def measure_recall(
     answer is not among these is no question with an answer here: they would make the search look better than it is.
     They are left out where others name documents.
 
+    Args:
+        pairs: the questions.
+        gold: chunks that hold each one's answer, by its id.
+        retriever: that is measured.
+        depth: passages that are looked at.
+        homes: from `homes_of`: the intervals are those of `score_interval` with these as clusters.
+        on_progress: called with what is being done.
+
     Returns:
-        `questions` (those that have an answer), `at` (by depth: share, and its 95 % Wilson interval), `missed`: the
+        `questions` (those that have an answer), `at` (by depth: share, and its 95 % interval), `missed`: the
         ids of the questions whose passage is not found at all, `unnamed`: how many of `questions` name no document,
-        and `unnamed_left_out`: how many were left out for that.
+        `unnamed_left_out`: how many were left out for that, `by_chance`: the ids of those for which a passage may be
+        right by chance (`may_be_chance`), and `without_chance`: by depth, the share of the others; empty if there are
+        none.
     """
     answered = [pair for pair in pairs if pair.answer is not None and gold[pair.id]]
     named = [pair for pair in answered if pair.documents]
@@ -360,13 +391,30 @@ def measure_recall(
         places.append(first_right(found, gold[pair.id], signs))
         if done % 100 == 0:
             on_progress(Progress("measuring recall", done, len(asked)))
-    if not asked:
-        return {"questions": 0, "at": {}, "missed": [], **unnamed}
-    at = {}
-    for k in sorted({*_DEPTHS, depth}):
+    by_chance = [pair.id for pair in asked if may_be_chance(pair, gold[pair.id])]
+    unsure = {*by_chance}
+    certain = [place for pair, place in zip(asked, places, strict=True) if pair.id not in unsure]
+    clusters = [homes[pair.id] for pair in asked]
+    at, without_chance = {}, {}
+    for k in sorted({*_DEPTHS, depth}) if asked else []:
         if k <= depth:
-            hits = sum(place is not None and place <= k for place in places)
-            interval = wilson_interval(hits, len(asked))
-            at[str(k)] = {"recall": hits / len(asked), "low": interval.low, "high": interval.high}
+            interval = score_interval(
+                _found_among(k, places), seed=0, clusters=clusters, resamples=_RESAMPLES
+            )
+            at[str(k)] = {"recall": interval.value, "low": interval.low, "high": interval.high}
+            if certain:
+                without_chance[str(k)] = sum(_found_among(k, certain)) / len(certain)
     missed = [pair.id for pair, place in zip(asked, places, strict=True) if place is None]
-    return {"questions": len(asked), "at": at, "missed": missed, **unnamed}
+    return {
+        "questions": len(asked),
+        "at": at,
+        "missed": missed,
+        **unnamed,
+        "by_chance": by_chance,
+        "without_chance": without_chance,
+    }
+
+
+def _found_among(k: int, places: Sequence[int | None]) -> list[float]:
+    """1 for each right passage that is among the first k, else 0."""
+    return [float(place is not None and place <= k) for place in places]

@@ -7,10 +7,12 @@ import difflib
 import json
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from selfaug.data.sources import NOT_UTF8, Problem, RawRow, problems_error, read_rows, value_kind
+from selfaug.errors import PROBLEMS_SHOWN
 from selfaug.retrieval.folder_files import shown_name
 from selfaug.retrieval.pairs import Pair, Place
 
@@ -39,6 +41,7 @@ def load_pairs(
     """
     pairs: list[Pair] = []
     problems: list[Problem] = []
+    unknown: dict[int, str] = {}  # documents that aren't there, by the problem's number
     places: dict[str, str] = {}
     by_name: dict[str, list[str]] = {}
     for path in documents:
@@ -55,6 +58,8 @@ def load_pairs(
                 if pair.id in places:
                     raise ValueError(f"the id {pair.id!r} is taken by {places[pair.id]}")
             except ValueError as error:
+                if isinstance(error, _NoDocumentError):
+                    unknown[len(problems)] = error.name
                 problems.append(Problem(row.file, row.line, str(error)))
                 continue
             places[pair.id] = f"{row.file}:{row.line}"
@@ -65,6 +70,10 @@ def load_pairs(
             if pairs and not any(one.whole for one in problems)
             else ""
         )
+        # To look through ten thousands of names takes seconds: only for what is shown.
+        for number in (number for number in unknown if number < PROBLEMS_SHOWN):
+            reason = problems[number].reason + _did_you_mean(unknown[number], documents)
+            problems[number] = replace(problems[number], reason=reason)
         undecoded = any(one.reason.startswith(NOT_UTF8) for one in problems)
         raise problems_error(
             f"{len(problems):,} of {total:,} question-answer pairs can't be used.",
@@ -158,9 +167,21 @@ def _document(name: str, documents: Collection[str], by_name: dict[str, list[str
             return found[0]
         if found:
             raise ValueError(f"document {name!r} could be {' or '.join(found[:3])}; give its path")
-    near = difflib.get_close_matches(ways[-1], sorted(documents), n=1)
-    did_you_mean = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"there is no document {name!r} that can be read{did_you_mean}")
+    raise _NoDocumentError(name)
+
+
+class _NoDocumentError(ValueError):
+    """A pair names a document that isn't there."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no document {name!r} that can be read")
+        self.name = name
+
+
+def _did_you_mean(name: str, documents: Collection[str]) -> str:
+    """The name of a document that is nearest; empty where none is near."""
+    near = difflib.get_close_matches(name.replace("\\", "/"), sorted(documents), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _composed(name: str) -> str:

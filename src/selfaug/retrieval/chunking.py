@@ -68,7 +68,7 @@ class Chunk:
         document: path of the document, relative to the folder.
         heading: title of the document and the headings above, joined by " > "; a long one without its middle.
         text: without the heading.
-        page: where it begins, from 1; None where the format has no pages.
+        page: of its first sentence that the chunk before doesn't have, from 1; None where the format has no pages.
     """
 
     id: str
@@ -195,7 +195,7 @@ class Chunker:
         ]
         if pieces != whole:
             sizes = self._sizes(pieces)
-        start = 0
+        start = fresh = 0
         while start < len(pieces):
             used, end, header = 0, start, ""
             while end < len(pieces):
@@ -208,7 +208,9 @@ class Chunker:
             # Tokens of the parts needn't add up to those of the whole.
             while end > start + 1 and self._count([_joined(pieces[start:end])])[0] > room:
                 end -= 1
-            yield _joined(pieces[start:end]), pieces[start].page
+            # Of what is new here: repeated sentences are often on the page before, which a citation would name.
+            yield _joined(pieces[start:end]), pieces[min(fresh, end - 1)].page
+            fresh = end
             start = end if end == len(pieces) else self._go_on(pieces, sizes, start, end, room)
 
     def _leads(self, pieces: Sequence[_Piece]) -> dict[str, int]:

@@ -66,5 +66,11 @@ class Document:
 class UnreadableDocument(Exception):  # noqa: N818 (a result that is raised, not a failure of the program)
     """Why a file was not read, in words for the user; the other files are read all the same.
 
-    The reason is one line, to be shown after the file's name and a colon: `scanned; needs OCR first`.
+    Args:
+        reason: one line, to be shown after the file's name and a colon: `scanned; needs OCR first`.
+        may_pass: whether the cause may be gone another time, though the file and the limits are the same.
     """
+
+    def __init__(self, reason: str, *, may_pass: bool = False) -> None:
+        super().__init__(reason)
+        self.may_pass = may_pass

@@ -2,6 +2,7 @@
 
     index/index.json      what it was made with; written last
     index/documents.jsonl a line a document: path, digest, title, number of chunks
+    index/unreadable.jsonl a line a file that could not be read: path, digest, reason, and with which limits
     index/chunks.jsonl    a line a chunk, those of a document together, in the order of documents.jsonl
     index/offsets.npy     where each line of chunks.jsonl begins, in bytes, and where the last one ends
     index/owners.npy      the document of each chunk, by its number
@@ -30,8 +31,9 @@ import numpy as np
 from bm25s.tokenization import Tokenized
 
 from selfaug.errors import DataError, StorageError
-from selfaug.records import read_lines, read_record, write_record
+from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.retrieval.chunking import Chunk
+from selfaug.retrieval.read_folder import Unreadable
 from selfaug.retrieval.read_so_far import ReadSoFar
 from selfaug.retrieval.retriever import Passage
 from selfaug.retrieval.tokens import Words
@@ -39,6 +41,8 @@ from selfaug.retrieval.tokens import Words
 __all__ = ["RECORD_KIND", "Index", "IndexWriter"]
 
 RECORD_KIND = "index"
+
+_UNREADABLE = "unreadable.jsonl"
 
 # How much a title's own score counts beside a chunk's. Chosen, as the two below, on questions about business reports.
 _TITLE_WEIGHT = 2.0
@@ -188,10 +192,13 @@ class IndexWriter:
         settings: what it is made with; has `language`, may have `glossary`, the groups of one, and `reader`, a number
             that goes up when documents are read otherwise. An older index with other settings gives nothing, unless
             only the first two are others.
+        limits: that files are read with, and whatever else decides which can't be read. What is known of such files
+            holds for the same limits alone.
 
     Attributes:
         known: digests by path of documents whose chunks can be kept.
         before: what is known of the same documents.
+        unreadable: by path, of files that could not be read with the same limits, what `add_unreadable` was given.
         listed: digests by path of all documents that were in the older index, or had been read; of one with other
             settings, too.
         reads_otherwise: whether the older index was made when documents were read otherwise.
@@ -200,8 +207,10 @@ class IndexWriter:
         StorageError: if what was read can't be looked up.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._folder, self._settings = folder, dict(settings)
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], limits: Mapping[str, Any] | None = None
+    ) -> None:
+        self._folder, self._settings, self._limits = folder, dict(settings), dict(limits or {})
         self._partial = folder.with_name(f".{folder.name}.partial")
         if not folder.exists():  # perhaps a kill came between the two renamings
             for before in self._replaced():
@@ -222,6 +231,17 @@ class IndexWriter:
         self.before = {one["path"]: one for one in self._old.documents} if self._old else {}
         self.before |= self._read.documents
         self.known = {path: one["digest"] for path, one in self.before.items()}
+        unreadable: list[dict[str, Any]] = []
+        if (folder / _UNREADABLE).exists():
+            with suppress(DataError):  # damaged: they are read again
+                unreadable += read_lines(folder / _UNREADABLE)
+        unreadable += self._read.unreadable.values()
+        self.unreadable = {
+            one["path"]: Unreadable(one["digest"], one["reason"])
+            for one in unreadable
+            if one["limits"] == self._limits
+        }
+        self._unreadable_now: list[dict[str, Any]] = []
         in_old = {} if old is None else {one["path"]: one["digest"] for one in old.documents}
         self.listed = {**in_old, **self.known}
 
@@ -248,6 +268,13 @@ class IndexWriter:
         except OSError as error:
             raise self._storage_error(error) from error
         return Index(self._partial)
+
+    def add_unreadable(self, path: str, why: Unreadable) -> None:
+        """Keep, while documents are written, why a file can't be read; the next writer knows it."""
+        line = {"path": path, **why._asdict(), "limits": self._limits}
+        self._unreadable_now.append(line)
+        if self.unreadable.get(path) != why:
+            self._read.add_unreadable(line)
 
     def take_its_place(self) -> None:
         """The new index under the old one's name; after a kill in between there is none, until one is written again.
@@ -295,6 +322,7 @@ class IndexWriter:
         if owners:
             chunk_words.save(self._partial / "bm25", _CHUNK_B)
             title_words.save(self._partial / "titles", _TITLE_B)
+        write_lines(self._partial / _UNREADABLE, self._unreadable_now)
         record = {
             "settings": self._settings,
             "documents": count,

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 
 from selfaug.core.digits import plain_digits
 from selfaug.retrieval.chunking import Chunk, is_mark, without_marks, without_title
@@ -410,13 +412,28 @@ def _with_words(chunks: Sequence[Chunk], words: str) -> list[Chunk]:
 
 
 def _of_page(chunks: Sequence[Chunk], page: int) -> list[Chunk]:
-    """Chunks that may have words of a page: those that begin on it, and the last before it, of each document.
+    """Chunks that may have words of a page, of each document.
 
-    Of a document without pages, all of its own: the page is that of a print.
+    Those that begin on it, the last before it, and the one after these if it repeats their last sentences: its own
+    page is that of what is new in it. Of a document without pages, all of its own: the page is that of a print.
     """
-    paged = {chunk.document for chunk in chunks if chunk.page is not None}
-    before = {chunk.document: chunk for chunk in chunks if chunk.page is not None and chunk.page < page}
-    return [
-        *before.values(),
-        *(chunk for chunk in chunks if chunk.page == page or chunk.document not in paged),
-    ]
+    found: list[Chunk] = []
+    for _, of_document in groupby(chunks, key=attrgetter("document")):
+        own = list(of_document)
+        if all(chunk.page is None for chunk in own):
+            found += own
+            continue
+        before = [place for place, chunk in enumerate(own) if chunk.page is not None and chunk.page < page]
+        taken = {*before[-1:], *(place for place, chunk in enumerate(own) if chunk.page == page)}
+        after = max(taken, default=len(own)) + 1
+        if after < len(own) and _repeats(own[after].text, own[after - 1].text):
+            taken.add(after)
+        found += [own[place] for place in sorted(taken)]
+    return found
+
+
+def _repeats(text: str, before: str) -> bool:
+    """Whether a text begins with words that the one before it ends with; rows of tables share a bar alone."""
+    beginnings = (text[:length] for length in range(len(text), 0, -1))
+    longest = next((beginning for beginning in beginnings if before.endswith(beginning)), "")
+    return any(map(str.isalnum, longest))

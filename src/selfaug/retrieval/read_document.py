@@ -133,12 +133,14 @@ def _read_bytes(file: Path, max_bytes: int) -> bytes:
         with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
             status = os.fstat(opened.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise UnreadableDocument("not a regular file")
+                raise UnreadableDocument("not a regular file", may_pass=True)
             if status.st_size > max_bytes:
                 raise UnreadableDocument(too_large(status.st_size, max_bytes))
             return opened.read(status.st_size)
     except OSError as error:
-        raise UnreadableDocument(f"can't be opened: {(error.strerror or str(error)).lower()}") from error
+        raise UnreadableDocument(
+            f"can't be opened: {(error.strerror or str(error)).lower()}", may_pass=True
+        ) from error
 
 
 def too_large(size: int, max_bytes: int) -> str:
@@ -160,8 +162,10 @@ def _read(data: bytes, ending: str, encoding: str | None) -> Contents:
             # Parsers raise whatever a damaged file makes them stumble over: KeyError, struct.error, zlib.error, ...
             cause = error.__cause__ or error  # openpyxl wraps what says more
             lines = [tidy(line) for line in str(cause).strip().splitlines()] or [""]
+            # It may be the parser's fault, which another version of it hasn't, or that of how it is installed.
             raise UnreadableDocument(
-                f"damaged, or not what its ending says ({type(cause).__name__}: {lines[0][:200]})"
+                f"damaged, or not what its ending says ({type(cause).__name__}: {lines[0][:200]})",
+                may_pass=True,
             ) from error
 
 

@@ -6,10 +6,11 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfaug.errors import DataError
 from selfaug.retrieval.document import Document, UnreadableDocument
@@ -17,7 +18,7 @@ from selfaug.retrieval.folder_files import folder_files
 from selfaug.retrieval.read_document import ENDINGS, MAX_BYTES, read_document, too_large
 from selfaug.retrieval.reading_processes import Reader, ReadingProcesses
 
-__all__ = ["MEMORY_BYTES", "FolderReport", "Read", "digest_of", "read_folder"]
+__all__ = ["MEMORY_BYTES", "FolderReport", "Read", "Unreadable", "digest_of", "read_folder"]
 
 MEMORY_BYTES = 750_000_000
 """Of a reading process, unless the caller says otherwise.
@@ -50,6 +51,18 @@ class Read:
     document: Document | None
     size: int
     modified: int
+
+
+class Unreadable(NamedTuple):
+    """What is known of a file that could not be read.
+
+    Attributes:
+        digest: SHA-256 of the file, in hexadecimal.
+        reason: in one line.
+    """
+
+    digest: str
+    reason: str
 
 
 @dataclass
@@ -107,6 +120,8 @@ def read_folder(
     reader: Reader | None = None,
     own: Collection[Path] = (),
     listed: Mapping[str, str] | None = None,
+    unreadable: Mapping[str, Unreadable] | None = None,
+    on_unreadable: Callable[[str, Unreadable], None] = lambda path, why: None,
 ) -> Iterator[Read]:
     """Documents of a folder and its subfolders, in the order of their paths.
 
@@ -125,6 +140,9 @@ def read_folder(
         reader: what reads a file, instead of `read_document`; importable by another process.
         own: files and folders that are no documents, wherever they are.
         listed: digests by path of all files that were there before; default: `known`.
+        unreadable: what `on_unreadable` was told before with the same limits: unchanged ones are not read again.
+        on_unreadable: called, in any order, with the path of each file that can't be read for a reason that will last
+            as long as the file and the limits stay the same.
 
     Raises:
         DataError: if there is no such folder.
@@ -136,7 +154,7 @@ def read_folder(
     listed = known if listed is None else listed
     report.gone += sorted(listed.keys() - files.keys())
     found: set[str] = set()
-    reading = _Reading(files, known, max_bytes)
+    reading = _Reading(files, known, unreadable or {}, on_unreadable, max_bytes)
     on_progress(0, len(files))
     with ReadingProcesses(
         reader or partial(read_document, max_bytes=max_bytes, encoding=encoding),
@@ -172,9 +190,19 @@ def _supported(files: Mapping[str, Path], report: FolderReport) -> dict[str, Pat
 class _Reading:
     """What is to be read, what is being read, and what is finished but not yet its turn."""
 
-    def __init__(self, files: Mapping[str, Path], known: Mapping[str, str], max_bytes: int) -> None:
-        self._files = iter(files.items())
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        known: Mapping[str, str],
+        unreadable: Mapping[str, Unreadable],
+        on_unreadable: Callable[[str, Unreadable], None],
+        max_bytes: int,
+    ) -> None:
+        self._files = files
+        self._left = iter(files.items())
         self._known = known
+        self._unreadable = unreadable
+        self._on_unreadable = on_unreadable
         self._max_bytes = max_bytes
         self._order: deque[str] = deque()
         self._outcomes: dict[str, Read | str] = {}
@@ -193,7 +221,9 @@ class _Reading:
                 if isinstance(outcome, Document):
                     self._outcomes[name] = self._read(name, outcome.digest, outcome)
                 else:
-                    self._outcomes[name] = outcome
+                    self._outcomes[name] = outcome.reason
+                    if not outcome.may_pass:
+                        self._tell_unreadable(name, outcome.reason)
 
     def _finished(self) -> Iterator[tuple[str, Read | str]]:
         while self._order and self._order[0] in self._outcomes:
@@ -204,21 +234,34 @@ class _Reading:
         found = self._found.pop(name)
         return Read(name, digest, document, found.st_size, found.st_mtime_ns)
 
+    def _tell_unreadable(self, name: str, reason: str) -> None:
+        """Unless the file was changed, or went, while it was read: then the reason may be one of before."""
+        file, before = self._files[name], self._found.pop(name)
+        with suppress(UnreadableDocument):
+            digest = digest_of(file, self._max_bytes)
+            now = _stat(file)
+            if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+                self._on_unreadable(name, Unreadable(digest, reason))
+
     def _take_next(self, pool: ReadingProcesses) -> bool:
         """Take up the next file; False if there is none."""
-        name, file = next(self._files, ("", None))
+        name, file = next(self._left, ("", None))
         if file is None:
             return False
         self._order.append(name)
         try:
             # Before the file is read: one that is changed meanwhile is not taken for what was read.
             self._found[name] = _stat(file)
-            digest = digest_of(file, self._max_bytes) if name in self._known else None
+            was_there = name in self._known or name in self._unreadable
+            digest = digest_of(file, self._max_bytes) if was_there else None
         except UnreadableDocument as error:
             self._outcomes[name] = str(error)
             return True
-        if digest is not None and digest == self._known[name]:
+        if digest is not None and digest == self._known.get(name):
             self._outcomes[name] = self._read(name, digest, None)
+        elif (before := self._unreadable.get(name)) is not None and digest == before.digest:
+            self._outcomes[name] = before.reason
+            self._on_unreadable(name, before)
         else:
             pool.read(file, name)
         return True
@@ -252,4 +295,4 @@ def _stat(file: Path) -> os.stat_result:
 
 
 def _not_opened(error: OSError) -> UnreadableDocument:
-    return UnreadableDocument(f"can't be opened: {(error.strerror or str(error)).lower()}")
+    return UnreadableDocument(f"can't be opened: {(error.strerror or str(error)).lower()}", may_pass=True)

@@ -1,7 +1,7 @@
 """What a run that was cut off had read: the chunks of each document, kept beside the index until it is whole.
 
-A line of JSON a document, after a line with the settings that chunks depend on. Lines are only added, so a kill at
-any moment leaves at most a last one that is not whole, which the next run cuts off.
+A line of JSON a document, or a file that could not be read, after a line with the settings that chunks depend on. Lines
+are only added, so a kill at any moment leaves at most a last one that is not whole, which the next run cuts off.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class ReadSoFar:
 
     Attributes:
         documents: what is known of each, by path; the last one, where it was read twice.
+        unreadable: what is known of each file that could not be read, by path.
 
     Raises:
         OSError: if the file can't be read, or, later, written.
@@ -37,6 +38,7 @@ class ReadSoFar:
         self._file = file
         self._header = _line({"settings": dict(settings)})
         self.documents: dict[str, dict[str, Any]] = {}
+        self.unreadable: dict[str, dict[str, Any]] = {}
         self._places: dict[str, int] = {}
         self._whole = 0  # bytes
         if file.exists():
@@ -55,9 +57,14 @@ class ReadSoFar:
 
     def add(self, document: Mapping[str, Any], chunks: Sequence[Chunk]) -> None:
         """Keep a document; it is in the file when this returns."""
-        self._writing.write(
-            _line({"document": dict(document), "chunks": [asdict(chunk) for chunk in chunks]})
-        )
+        self._write({"document": dict(document), "chunks": [asdict(chunk) for chunk in chunks]})
+
+    def add_unreadable(self, file: Mapping[str, Any]) -> None:
+        """Keep what is known of a file that could not be read; it has its `path`."""
+        self._write({"unreadable": dict(file)})
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        self._writing.write(_line(content))
         self._writing.flush()
 
     def chunks_of(self, path: str) -> list[Chunk]:
@@ -80,11 +87,15 @@ class ReadSoFar:
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    document = json.loads(line)["document"]
+                    found = json.loads(line)
                 except ValueError:  # a loss of power can leave anything at the end
                     return
-                self.documents[document["path"]] = document
-                self._places[document["path"]] = self._whole
+                if (unreadable := found.get("unreadable")) is not None:
+                    self.unreadable[unreadable["path"]] = unreadable
+                else:
+                    document = found["document"]
+                    self.documents[document["path"]] = document
+                    self._places[document["path"]] = self._whole
                 self._whole += len(line)
 
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 from selfaug.errors import SelfAugError
 from selfaug.retrieval.document import Document, UnreadableDocument
 
-__all__ = ["Reader", "ReadingProcesses"]
+__all__ = ["Reader", "ReadingProcesses", "Unread"]
 
 Reader = Callable[[Path, str], Document]
 """Reads a file under a name; importable by another process."""
@@ -33,6 +34,19 @@ _OUT_OF_MEMORY = 86  # exit code
 _GRACE_SECONDS = 5.0
 _START_SECONDS = 120.0
 _PRELOADED = [f"selfaug.retrieval.{name}" for name in ("pdf", "docx", "xlsx", "html", "markup_text")]
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Why a file could not be read.
+
+    Attributes:
+        reason: in one line.
+        may_pass: whether the cause may be gone another time, though the file and the limits are the same.
+    """
+
+    reason: str
+    may_pass: bool = False
 
 
 class ReadingProcesses:
@@ -87,26 +101,26 @@ class ReadingProcesses:
             self._processes.append(idle)
         idle.assign(file, name)
 
-    def finished(self) -> list[tuple[str, Document | str]]:
+    def finished(self) -> list[tuple[str, Document | Unread]]:
         """Wait until a file is finished; names, and the document or the reason why there is none.
 
         Raises:
             SelfAugError: if processes can't be started.
         """
-        found: list[tuple[str, Document | str]] = []
+        found: list[tuple[str, Document | Unread]] = []
         while not found:
             busy = {process.pipe: process for process in self._processes if process.name is not None}
             until = min(process.deadline for process in busy.values())
             for pipe in connection.wait(list(busy), max(until - time.monotonic(), 0.0)):
                 found += self._heard(busy.pop(pipe))  # type: ignore[call-overload]
             found += [
-                self._lost(process, f"takes more than {self._seconds:g} s to read")
+                self._lost(process, self._too_slow())
                 for process in busy.values()
                 if process.deadline <= time.monotonic()
             ]
         return found
 
-    def _heard(self, process: _Process) -> list[tuple[str, Document | str]]:
+    def _heard(self, process: _Process) -> list[tuple[str, Document | Unread]]:
         try:
             message = process.pipe.recv_bytes()
         except (EOFError, OSError):
@@ -118,9 +132,9 @@ class ReadingProcesses:
         name, process.name = process.name, None
         return [(name, pickle.loads(message))]
 
-    def _lost(self, process: _Process, reason: str | None) -> tuple[str, str]:
+    def _lost(self, process: _Process, why: Unread | None) -> tuple[str, Unread]:
         self._processes.remove(process)
-        if reason is not None:
+        if why is not None:
             process.kill()
         code = process.wait()
         if not process.is_ready:
@@ -129,19 +143,28 @@ class ReadingProcesses:
                 hint="a script of your own has to call this under `if __name__ == '__main__':`.",
             )
         assert process.name is not None
-        return process.name, reason or self._cause(code)
+        return process.name, why or self._cause(code)
 
-    def _cause(self, code: int | None) -> str:
+    def _too_slow(self) -> Unread:
+        # Tried each time, such a file would hold up every preparation; on a busy machine, another one may have time.
+        return Unread(f"takes more than {self._seconds:g} s to read; raise documents.seconds to try it again")
+
+    def _cause(self, code: int | None) -> Unread:
         if code == _OUT_OF_MEMORY:
-            return f"needs more than {self._memory / 1e9:.2g} GB of memory to read"
+            return Unread(f"needs more than {self._memory / 1e9:.2g} GB of memory to read")
         if code is None or code >= 0:
-            return f"ended the process that read it (exit code {code}); it may be damaged"
+            return Unread(
+                f"ended the process that read it (exit code {code}); it may be damaged", may_pass=True
+            )
         if -code == getattr(signal, "SIGALRM", None):
-            return f"takes more than {self._seconds:g} s to read"
+            return self._too_slow()
         name = signal.Signals(-code).name
         if name == "SIGKILL":
-            return "the system killed the process that read it; memory may be short"
-        return f"crashed the process that read it ({name}); it is damaged, or needs too much memory"
+            return Unread("the system killed the process that read it; memory may be short", may_pass=True)
+        return Unread(
+            f"crashed the process that read it ({name}); it is damaged, or needs too much memory",
+            may_pass=True,
+        )
 
 
 class _Process:
@@ -236,15 +259,15 @@ def _serve(pipe: Any, reader: Reader, seconds: float, memory_bytes: int) -> None
             return
 
 
-def _outcome(reader: Reader, file: Path, name: str) -> Document | str:
+def _outcome(reader: Reader, file: Path, name: str) -> Document | Unread:
     try:
         return reader(file, name)
     except UnreadableDocument as error:
-        return str(error)
+        return Unread(str(error), error.may_pass)
     except MemoryError:
         raise
     except Exception as error:
-        return f"makes its reader fail ({type(error).__name__}: {error})"
+        return Unread(f"makes its reader fail ({type(error).__name__}: {error})", may_pass=True)
 
 
 def _be_quiet() -> None:

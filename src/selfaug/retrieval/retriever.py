@@ -20,7 +20,8 @@ class Passage:
         text: as it stands in a prompt.
         document: that it is from.
         id: of its chunk; empty where a retriever has none.
-        page: that it begins on, from 1; None where that isn't known.
+        page: that it begins on, from 1, but for sentences repeated from the passage before; None where that isn't
+            known.
         score: the retriever's own; only the order means something.
     """
 

@@ -11,7 +11,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 
 __all__ = ["cell_text"]
 
-_COLOUR_OR_CONDITION = re.compile(r"\[(?!\$)[^\]]*\]")
+_IN_BRACKETS = re.compile(r"\[[^\]]*\]")  # colours, conditions, and locales, such as "[$-de-DE]"
 _COLOUR = re.compile(r"\[(?![$<>=])[^\]]*\]")
 _CONDITION = re.compile(r"\[(<=|>=|<>|<|>|=)\s*(-?\d+(?:\.\d+)?)\]")
 _COMPARISONS = {
@@ -137,11 +137,20 @@ def _digits(amount: float, whole: str, decimals: str) -> str:
 
 
 def _plain_number(value: float) -> str:
-    return str(int(value)) if abs(value) < 1e15 and value == int(value) else f"{value:.12g}"
+    """In full; an exponent only where nobody could count the zeros.
+
+    With twelve digits: a difference of two amounts has noise behind them. With more, up to Excel's 15, where the whole
+    part and two decimals take them.
+    """
+    if isinstance(value, int):
+        return str(value)
+    digits = min(15, max(12, len(f"{abs(value):.0f}") + 2))
+    text = f"{value + 0:.{digits}g}"  # no "-0"
+    return f"{Decimal(text):f}" if 1e-10 <= abs(value) < 1e20 else text
 
 
 def _date_text(value: datetime.datetime | datetime.date, number_format: str) -> str:
-    parts = _QUOTED.sub("", _COLOUR_OR_CONDITION.sub("", number_format)).lower()
+    parts = _QUOTED.sub("", _IN_BRACKETS.sub("", number_format)).lower()
     if "d" not in parts and "y" in parts and "h" not in parts:
         return f"{_ABBREVIATED_MONTHS[value.month - 1]} {value.year}" if "m" in parts else str(value.year)
     text = f"{value.year:04d}-{value.month:02d}-{value.day:02d}"
