@@ -24,6 +24,7 @@ __all__ = [
     "CANDIDATE",
     "CHAMPION",
     "DEFAULT_REGISTRY",
+    "RE_ALIGNED",
     "Move",
     "Registry",
     "Version",
@@ -34,6 +35,9 @@ DEFAULT_REGISTRY = "runs/registry.sqlite"
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 """The version that is served, and the one that has passed its gate and may be."""
+
+RE_ALIGNED = "re-aligned"
+"""The note of a version that a re-alignment has entered; any other note replaces it."""
 
 _VERSION = 1
 _BUSY_SECONDS = 10.0
@@ -124,9 +128,10 @@ class Registry:
     ) -> Version:
         """Enter a run; one that is there with the same weights gets the parent and the note that it has none of.
 
+        A note that it has stays, unless a re-alignment has written it.
+
         Raises:
-            ConfigError: if the folder is there with other weights, another parent or another note, or the parent is
-                not.
+            ConfigError: if the folder is there with other weights or another parent, or the parent is not.
         """
         folder = str(Path(run).resolve())
         with self._writing() as connection:
@@ -146,23 +151,24 @@ class Registry:
         self, connection: sqlite3.Connection, version: Version, parent: int | None, note: str
     ) -> Version:
         """A version that was entered before, with a parent and a note where it has none of its own."""
-        given: dict[str, Any] = {name: value for name, value in (("parent", parent), ("note", note)) if value}
-        of_its_own = {name: value for name in given if (value := getattr(version, name))}
-        if other := [name for name, value in of_its_own.items() if value != given[name]]:
+        if parent is not None and version.parent not in (None, parent):
             raise ConfigError(
-                f"version {version.number} ({version.run}) has another {' and another '.join(other)} already: "
-                f"{', '.join(str(of_its_own[name]) for name in other)}.",
+                f"version {version.number} ({version.run}) has another parent already: {version.parent}.",
                 hint="what was entered stays: leave that out.",
             )
-        ancestor = parent
-        while ancestor is not None:
-            if ancestor == version.number:
-                raise ConfigError(
-                    f"version {version.number} can't be made from version {parent}, which was made from it.",
-                    hint="`selfaug registry` shows which versions there are.",
-                )
-            ancestor = self._version(connection, ancestor).parent
-        completed = replace(version, **given)
+        if parent is not None and version.number in (
+            parent,
+            *(before.number for before in self._made_from(connection, parent)),
+        ):
+            raise ConfigError(
+                f"version {version.number} can't be made from version {parent}, which was made from it.",
+                hint="`selfaug registry` shows which versions there are.",
+            )
+        completed = replace(
+            version,
+            parent=version.parent if parent is None else parent,
+            note=note if note and version.note in ("", RE_ALIGNED) else version.note,
+        )
         connection.execute(
             "UPDATE versions SET parent = ?, note = ? WHERE number = ?",
             [completed.parent, completed.note, version.number],
@@ -199,6 +205,15 @@ class Registry:
         """
         with self._reading() as connection:
             return self._version(connection, number)
+
+    def made_from(self, number: int) -> list[Version]:
+        """The versions that one was made from, as far as is known: its parent, the parent of that, and so on.
+
+        Raises:
+            ConfigError: if there is no such version.
+        """
+        with self._reading() as connection:
+            return list(self._made_from(connection, number))
 
     def moves(self, alias: str) -> list[Move]:
         """What an alias has pointed to, oldest first."""
@@ -281,6 +296,12 @@ class Registry:
                 f"there is no version {number}.", hint="`selfaug registry` shows which versions there are."
             )
         return self._made(row)
+
+    def _made_from(self, connection: sqlite3.Connection, number: int) -> Iterator[Version]:
+        version = self._version(connection, number)
+        while version.parent is not None:
+            version = self._version(connection, version.parent)
+            yield version
 
     def _made(self, row: Sequence[Any]) -> Version:
         number, place, *rest = row

@@ -20,6 +20,7 @@ from selfaug.phases.evaluate import RECORD_KIND
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import Interrupted, train
 from selfaug.records import read_record, write_record
+from selfaug.replaced import HIDDEN
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugTrainer
 
@@ -110,20 +111,26 @@ def test_without_it_nothing_is_asked_and_a_finished_run_can_be_asked_later(
     assert later.evaluation is not None
     assert later.evaluation["suites"]["general"]["items"] == 4
     # One of a checkpoint, of before the training ended, is not the run's.
-    earlier = {**later.evaluation, "settings": {**later.evaluation["settings"], "step": 1}}
-    write_record(tmp_path / "run" / "evaluation.json", RECORD_KIND, earlier)
-    told: list[str] = []
-    anew = train(
-        settings(tmp_path / "run", *FAST),
-        resume=True,
-        on_progress=lambda progress: told.append(progress.message),
-    )
-    assert any(
-        "was evaluated at step 1, before its training ended; it is evaluated anew" in one for one in told
-    )
-    assert anew.evaluation is not None
-    assert anew.evaluation["settings"] == later.evaluation["settings"]
-    assert anew.evaluation == read_record(tmp_path / "run" / "evaluation.json", RECORD_KIND)
+    run = RunDir(tmp_path / "run")
+    of_step = {**later.evaluation["settings"], "step": 1}
+    for state in ("whole", "cut off", "moved aside"):
+        if state == "cut off":
+            run.evaluation.unlink()
+            write_record(run.samples / "evaluation" / "started.json", "evaluation-started", of_step)
+        else:
+            write_record(run.evaluation, RECORD_KIND, {**later.evaluation, "settings": of_step})
+        if state == "moved aside":  # by a process that was killed before the first answer of the new one
+            aside = run.samples / HIDDEN
+            aside.mkdir()
+            for place in (run.evaluation, run.samples / "evaluation"):
+                place.rename(aside / place.name)
+        told: list[Progress] = []
+        anew = train(settings(run.path, *FAST), resume=True, on_progress=told.append)
+        said = "was evaluated at step 1, before its training ended; it is evaluated anew"
+        assert any(said in one.message for one in told), state
+        assert anew.evaluation is not None
+        assert anew.evaluation["settings"] == later.evaluation["settings"]
+        assert anew.evaluation == read_record(run.evaluation, RECORD_KIND)
 
 
 @pytest.mark.parametrize(

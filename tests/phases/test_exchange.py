@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import queue
 import re
 import shutil
@@ -272,8 +273,10 @@ def test_a_run_with_another_chat_template_or_number_format_needs_another_server(
     assert refused()
     other.config.write_text(right, encoding="utf-8")
     serving.exchange(other.path)
-    record_base(stored_weights_hash=None, weights_hash=base["weights_hash"])  # as in earlier records
-    serving.exchange(other.path)
+    for stored in (None, "another"):  # as in earlier records; stored in another number format
+        record_base(stored_weights_hash=stored, weights_hash=base["weights_hash"])
+        for run in (copied_run, other.path):
+            serving.exchange(run)
 
 
 def test_an_adapter_that_is_not_plain_lora_needs_another_server(
@@ -615,6 +618,25 @@ def test_a_run_that_did_not_pass_its_gate_is_promoted_and_that_is_said(
     assert re.search(r" \d\d:\d\d UTC ", registry_command("list", *file).stdout)
 
 
+def going_on(run: Path, folder: Path, factor: int, before: Path, weights: str | None) -> Path:
+    """A run with weights of its own, whose training went on from another one; None for those of earlier versions."""
+    shutil.copytree(run, folder)
+    adapter = folder / "adapter" / "adapter_model.safetensors"
+    save_file({name: factor * weight for name, weight in load_file(adapter).items()}, adapter)
+    goes_on_from(folder, before)
+    if weights is not None:
+        record = read_record(folder / "record.json", "train")
+        known = {"run": str(before), "weights": weights}
+        write_record(folder / "record.json", "train", {**record, "went_on_from": known})
+    return folder
+
+
+def goes_on_from(run: Path, before: Path) -> None:
+    settings = run / "config.yaml"
+    text = settings.read_text(encoding="utf-8").replace("start_from: null", f"start_from: {before}")
+    settings.write_text(text, encoding="utf-8")
+
+
 def test_what_a_run_went_on_from_is_its_parent_and_what_it_was_not_compared_with_is_said(
     copied_run: Path, tmp_path: Path
 ) -> None:
@@ -622,17 +644,12 @@ def test_what_a_run_went_on_from_is_its_parent_and_what_it_was_not_compared_with
     registry = Registry(tmp_path / "registry.sqlite")
     file = ("--registry", str(registry.path))
     weights = hash_of_weights(copied_run / "adapter")
-    later = [Path(shutil.copytree(copied_run, tmp_path / name)) for name in ("second", "third", "fourth")]
-    for number, run in enumerate(later):
-        adapter = run / "adapter" / "adapter_model.safetensors"
-        save_file({name: (2 + number) * weight for name, weight in load_file(adapter).items()}, adapter)
-        settings = run / "config.yaml"
-        text = settings.read_text(encoding="utf-8").replace("start_from: null", f"start_from: {copied_run}")
-        settings.write_text(text, encoding="utf-8")
+    later = [
         # The last is of other weights than the folder has by now.
-        known = {"run": str(copied_run), "weights": "others" if number == 2 else weights}
-        record = read_record(run / "record.json", "train")
-        write_record(run / "record.json", "train", {**record, "went_on_from": known})
+        going_on(copied_run, tmp_path / name, factor, copied_run, "others" if name == "fourth" else weights)
+        for factor, name in enumerate(("second", "third", "fourth"), 2)
+    ]
+    for number, run in enumerate(later):
         asked = {"deployed_weights": weights} if number else {}  # the first is of an earlier version
         content = {"deployed": "runs/first", "settings": asked, "gate": {"outcome": "pass"}}
         write_record(run / "realignment.json", "realignment", content)
@@ -644,14 +661,52 @@ def test_what_a_run_went_on_from_is_its_parent_and_what_it_was_not_compared_with
     for number in range(2):
         again = registry_command("add", str(later[0]), "--parent", "2", "--note", "colder rows", *file)
         assert again.exit_code == 0, number
-    refused = registry_command("add", str(later[0]), "--parent", "3", *file)
-    assert refused.exit_code == 2
-    assert "has another parent already: 2" in " ".join(refused.stderr.split())
+        assert again.stderr == ""
+    another = registry_command("add", str(later[0]), "--note", "warmer rows", *file)
+    assert another.exit_code == 0
+    assert "version 1 has a note already, which stays: colder rows" in another.stderr
+    for run in (later[0], later[2]):
+        refused = registry_command("add", str(run), "--parent", "3", *file)
+        assert refused.exit_code == 2
+        assert "was not made from version 3" in " ".join(refused.stderr.split())
     assert (registry.version(1).parent, registry.version(1).note) == (2, "colder rows")
     for number, told in (("2", False), ("1", False), ("3", True), ("1", False)):
         result = registry_command("promote", number, *file)
         said = " ".join(result.stderr.split())
         assert ("compared with runs/first, and not with version 1, the champion" in said) == told, number
+        assert ("it does not know" in said) == told
+    # One that goes on from the champion by way of another has learnt what that has; its folder has another name by now.
+    third = hash_of_weights(later[1] / "adapter")
+    fifth = going_on(copied_run, tmp_path / "fifth", 6, tmp_path / "gone", third)
+    content = {"deployed": "gone", "settings": {"deployed_weights": third}, "gate": {"outcome": "pass"}}
+    write_record(fifth / "realignment.json", "realignment", content)
+    assert registry_command("promote", "2", *file).exit_code == 0
+    said = " ".join(registry_command("promote", str(fifth), *file).stderr.split())
+    assert registry.versions()[-1].parent == 3
+    assert "not with version 2, the champion that it replaces, from which it goes on by way of others" in said
+    renamed = shutil.copytree(fifth, tmp_path / "renamed")
+    assert "not with version" not in registry_command("promote", str(renamed), *file).stderr
+
+
+def test_no_parent_is_made_up_for_runs_that_do_not_tell_theirs(copied_run: Path, tmp_path: Path) -> None:
+    """As of earlier versions of selfaug: which weights the folder had then, nobody knows."""
+    registry = Registry(tmp_path / "registry.sqlite")
+    second, third = (
+        going_on(copied_run, tmp_path / name, factor, copied_run, None)
+        for factor, name in enumerate(("second", "third"), 2)
+    )
+    own = going_on(copied_run, tmp_path / "own", 4, tmp_path / "own", None)  # it stands where it went on from
+
+    def entered(run: Path) -> int | None:
+        assert registry_command("add", str(run), "--registry", str(registry.path)).exit_code == 0
+        return next(version.parent for version in registry.versions() if version.run == str(run.resolve()))
+
+    assert [entered(run) for run in (copied_run, second, own)] == [None, 1, None]
+    # One that was made from the run itself is none, nor is one that was trained anew since.
+    goes_on_from(copied_run, second)
+    assert entered(copied_run) is None
+    os.utime(copied_run / "record.json")
+    assert entered(third) is None
 
 
 def test_a_number_that_is_the_name_of_a_folder_too(

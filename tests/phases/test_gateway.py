@@ -601,7 +601,7 @@ def test_the_key_for_the_server_behind_is_told_to_nobody_else(
         max_waiting=0,
     )
     with pytest.raises(UpstreamAwayError, match="LocalProtocolError") as away:
-        UpstreamModels(engine, tiny_tokenizer, None, {}).check(RunDir(copied_run))
+        UpstreamModels(engine, tiny_tokenizer, None, {}, {}).check(RunDir(copied_run))
     assert "a-secret" not in str(away.value)
 
 
@@ -730,7 +730,7 @@ def test_another_run_takes_its_place_if_the_server_behind_has_it(
 
 
 def test_a_rollback_asks_for_the_first_run_by_the_name_that_it_was_given(
-    copied_run: Path, lives: Callable[..., Live]
+    copied_run: Path, lives: Callable[..., Live], tmp_path: Path
 ) -> None:
     first = Path(shutil.copytree(copied_run, copied_run.with_name("first")))
     upstream = UpstreamSettings(behind(copied_run, lives), tuned="champion", key=KEY)
@@ -740,6 +740,14 @@ def test_a_rollback_asks_for_the_first_run_by_the_name_that_it_was_given(
     front.exchange(first)
     assert front.served.engine.names["tuned"] == "champion"  # type: ignore[attr-defined]
     ask(front, "What?")
+    # By the name of one that was served before, that one's adapter would answer.
+    other = Path(shutil.copytree(copied_run, tmp_path / "other" / "copied"))
+    file = other / "adapter" / "adapter_model.safetensors"
+    save_file(load_file(file) | {"more": torch.ones(1)}, file)
+    with pytest.raises(ConfigError, match=r"or was before, .* for both by the name copied") as refused:
+        front.exchange(other)
+    # Promoted from another folder, it must not have one that is gone before it.
+    assert str(refused.value.hint).startswith("`selfaug registry rollback` first; then rename")
 
 
 def test_who_wants_no_check_has_none_when_another_run_takes_its_place(

@@ -86,7 +86,9 @@ def test_a_share_of_each_source_is_set_apart_and_the_same_again(config: TrainCon
     again = split(config, data, tmp_path / "more")
     # Nor do they replace the others, which a run may be judged by, or rehearse.
     kept = {file: file.read_bytes() for file in (tmp_path / "rows").iterdir()}
-    with pytest.raises(StorageError, match="holds other rows, of an earlier re-alignment") as refused:
+    with pytest.raises(
+        StorageError, match="holds other rows, which may be of an earlier re-alignment"
+    ) as refused:
         split(config, data, tmp_path / "rows")
     assert "choose another --output" in str(refused.value.hint)
     assert {file: file.read_bytes() for file in (tmp_path / "rows").iterdir()} == kept
@@ -327,6 +329,11 @@ def test_a_folder_that_cannot_be_written_is_an_error(config: TrainConfig, tmp_pa
     (tmp_path / "rows").write_text("a file")
     with pytest.raises(StorageError, match="can't write into"):
         split(config, data, tmp_path / "rows")
+    # Nor does it leave one side: the file of the other has too long a name.
+    long = [written(tmp_path / f"{'x' * 230}.jsonl", plain(200))]
+    with pytest.raises(StorageError, match=r"can't write .*held-out"):
+        split(config, long, tmp_path / "long")
+    assert not (tmp_path / "long").exists()
 
 
 def test_rows_with_dates_are_known_again(config: TrainConfig, tmp_path: Path) -> None:

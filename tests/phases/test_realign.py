@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from realigning import LENIENT, chat, quick, run_command
 from selfaug.config import dump_config, load_config
 from selfaug.data import RetrievalTemplate
-from selfaug.errors import ConfigError, ModelError, StorageError
+from selfaug.errors import ConfigError, DataError, ModelError, StorageError
 from selfaug.phases.held_out import hold_out
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import RealignSettings, _output, realign, realign_config
@@ -77,6 +77,14 @@ def test_it_goes_on_from_the_deployed_adapter(
     )
     train(other)
     assert any(not torch.equal(before[name], one) for name, one in weights(tmp_path / "other").items())
+    # It can't be gone on with where the deployed run was trained anew in its folder.
+    (tmp_path / "other" / "record.json").unlink()
+    save_file(
+        {name: 2 * one for name, one in before.items()}, copied_run / "adapter" / "adapter_model.safetensors"
+    )
+    with pytest.raises(ConfigError, match="can't be resumed") as refused:
+        train(other, resume=True)
+    assert refused.value.problems == [f"the adapter of {copied_run} is not the one that the run began with"]
 
 
 def test_held_out_rows_of_every_task_stay_what_the_old_task_is_judged_by(
@@ -299,11 +307,15 @@ def test_that_another_run_is_the_champion_is_said_before_training(
 
     def stop(progress: Progress) -> None:
         if "is not the champion" in progress.message:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(progress.message)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="the new run won't know"):
         realign(copied_run, quick(new_rows, registry=str(registry)), on_progress=stop)
     assert not Path(f"{copied_run}-realigned").exists()
+    # But it knows what it was made from, by way of others too.
+    add_run(registry, copied_run, parent=other.number)
+    with pytest.raises(KeyboardInterrupt, match="not compared with that one, from which it goes on"):
+        realign(copied_run, quick(new_rows, registry=str(registry)), on_progress=stop)
 
 
 def test_a_run_that_loses_too_much_fails_its_gate(copied_run: Path, new_rows: Path, tmp_path: Path) -> None:
@@ -342,6 +354,30 @@ def test_new_rows_are_held_out_where_none_are_given(copied_run: Path, tmp_path: 
     assert "has other rows" in other.stderr
     assert "--output" in other.stderr
     assert {path: path.read_bytes() for path in folder.iterdir()} == kept
+
+
+def test_what_was_set_apart_for_nothing_is_gone(copied_run: Path, tmp_path: Path) -> None:
+    """Else the same command, with rows that were mended, would be refused."""
+    file, folder = tmp_path / "new.jsonl", copied_run.with_name("copied-realigned-rows")
+    write_lines(file, ({"prompt": f"{number}?", "completion": "none"} for number in range(200)))
+    with pytest.raises(DataError, match="write them as `messages`"):
+        realign(copied_run, quick(file))
+    assert not folder.exists()
+    write_lines(file, (chat(f"{number}?", "none") for number in range(200)))
+
+    def stop(progress: Progress) -> None:
+        if "are held out" in progress.message:
+            raise KeyboardInterrupt(str(sorted(folder.iterdir())))
+
+    with pytest.raises(KeyboardInterrupt, match="1-new-held-out"):
+        realign(copied_run, quick(file), on_progress=stop)
+    assert not folder.exists()
+    # What an earlier command has left is not this one's.
+    hold_out(RunDir(copied_run), load_config(copied_run / "config.yaml"), [str(file)], folder, share=0.1)
+    (folder / "1-new-train.jsonl").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        realign(copied_run, quick(file), on_progress=stop)
+    assert [left.name for left in folder.iterdir()] == ["1-new-held-out.jsonl"]
 
 
 def test_what_was_held_out_is_not_trained_on_by_a_later_re_alignment(

@@ -107,6 +107,7 @@ def test_a_checkpoint_and_the_development_half_are_not_taken_for_the_result(
     for gate in (None, {"outcome": "pass", "bounds": []}):
         assert evaluation_outcome({**EVALUATION, "gate": gate}) == "good"
         assert evaluation_outcome({**record, "gate": gate}) == "open"
+    assert any(limit in evaluation_verdict(record) for limit in ("At step", "of the development half"))
 
 
 def test_retention_and_forecast_are_shown_where_they_are_known(folder: Path) -> None:

@@ -74,6 +74,8 @@ def registry(
     if action == "add":
         version = add_run(file, str(what), parent=parent, note=note)
         text = f"version {version.number}: {version.run}"
+        if note not in ("", version.note):
+            say(f"note: version {version.number} has a note already, which stays: {version.note}")
     elif action == "promote":
         version = promote(file, str(what))
         text = f"version {version.number} is the champion: {version.run}"
@@ -129,10 +131,17 @@ def _say_if_compared_with_another(file: str, version: Version) -> None:
         weights = found["settings"].get(DEPLOYED_WEIGHTS)
         if weights is None and version.parent is not None:  # compared by an earlier version of selfaug
             weights = opened.version(version.parent).weights
-        if weights not in (None, replaced.weights):
+        # The same weights in another folder, as in one that was renamed, know as much.
+        if weights is not None and replaced.weights not in (weights, version.weights):
+            goes_on_from_it = replaced.weights in {one.weights for one in opened.made_from(version.number)}
             say(
                 f"note: it was compared with {found['deployed']}, and not with version {replaced.number}, the champion "
-                "that it replaces: what that one has learnt, it does not know."
+                "that it replaces"
+                + (
+                    ", from which it goes on by way of others: losses may add up."
+                    if goes_on_from_it
+                    else ": what that one has learnt, it does not know."
+                )
             )
 
 

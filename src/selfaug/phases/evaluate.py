@@ -137,6 +137,7 @@ def evaluate(
     device: str = "auto",
     offline: bool = False,
     overwrite: bool = False,
+    replace_checkpoint: bool = False,
     base_from: str | os.PathLike[str] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Evaluation:
@@ -162,6 +163,7 @@ def evaluate(
         offline: use only what is on this machine.
         overwrite: evaluate anew where there is an evaluation. Without it, bounds, a forecast and other scorers are
             added to one with the same settings, whose answers stay; where none of these is given, a canary set.
+        replace_checkpoint: evaluate a complete run anew where what is there, or was cut off, is of a checkpoint.
         base_from: a run that was evaluated with the same settings; the base model's answers are taken from there.
         on_progress: called with what is being done.
 
@@ -200,6 +202,11 @@ def evaluate(
     spent = WorkTime(work / WORKED)
     replaced = _replaced(folder, work)
     replaced.recover()
+    if replace_checkpoint and step is None and (before := _step_evaluated(folder, work)) is not None:
+        tell(
+            f"{folder.path} was evaluated at step {before}, before its training ended; it is evaluated anew."
+        )
+        overwrite = True
     if not overwrite:
         if folder.evaluation.exists():
             return _decided_anew(
@@ -643,6 +650,18 @@ def _require_same(run: RunDir, work: Path, settings: dict[str, Any]) -> None:
                 f"{run.path} has an evaluation that was cut off, with another {', '.join(changed)}.",
                 hint="give the same settings to go on with it, or --overwrite.",
             )
+
+
+def _step_evaluated(run: RunDir, work: Path) -> int | None:
+    """Step of the checkpoint that was evaluated, to the end or not; None if none was, or the run was at its end."""
+    if run.evaluation.exists():
+        settings = read_record(run.evaluation, RECORD_KIND)["settings"]
+    elif (work / _STARTED).exists():
+        settings = read_record(work / _STARTED, "evaluation-started")
+    else:
+        return None
+    step: int | None = settings["step"]
+    return step
 
 
 def _replaced(run: RunDir, work: Path) -> Replaced:

@@ -136,6 +136,7 @@ def open_gateway(
         tokenizer,
         load if upstream.score_drift else None,
         {live.folder.path.resolve(): names[TUNED]},
+        {names[TUNED]: hash_of_weights(live.weights)},
         within,
     )
     return Server(served, models, live, tokenizer, settings, log)
@@ -174,6 +175,7 @@ class UpstreamModels:
         load: loads the models of a run's folder into this process, to measure drift with; None: it is not measured.
         called: what the other server calls the tuned model of a run, by the run's resolved folder; of other runs, it is
             called as its folder is.
+        served: hashes of the weights that have been served, by what the other server calls them.
         on_window: called with the tokens that prompt and answer may have together there, each time that it says so.
     """
 
@@ -183,10 +185,11 @@ class UpstreamModels:
         tokenizer: PreTrainedTokenizerBase,
         load: Callable[[Path], Chat] | None,
         called: Mapping[Path, str],
+        served: Mapping[str, str],
         on_window: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.engine, self._tokenizer, self._load, self._called = engine, tokenizer, load, called
-        self._on_window = on_window
+        self._served, self._on_window = dict(served), on_window
         self._ends = chat_ends(tokenizer)
         self.checked = _AS_RECORDED
 
@@ -250,7 +253,8 @@ class UpstreamModels:
 
         Raises:
             ConfigError: if the run was trained on another base model, or with another tokeniser or chat template than
-                the one that is served, with which this server goes on; or if other weights are asked for by its name.
+                the one that is served, with which this server goes on; or if other weights are, or were, asked for by
+                its name.
             ModelError: if the other server hasn't the adapter, or doesn't answer as recorded.
         """
         differs = trained_otherwise((now.folder, now.config), (new.folder, new.config))
@@ -259,13 +263,14 @@ class UpstreamModels:
         if unlike:
             raise not_exchangeable(new, unlike)
         name = self._name_of(new)
-        if name == self.engine.names[TUNED] and hash_of_weights(now.weights) != hash_of_weights(new.weights):
-            # Whether it is there would be answered by the adapter of the run that is served.
+        if name in self._served and self._served[name] != hash_of_weights(new.weights):
+            # Whether it is there would be answered by the adapter of the run that is served, or was.
             raise ConfigError(
-                f"{new.folder.path} has other weights than {now.folder.path}, which is served, and "
+                f"{new.folder.path} has other weights than a run that is served, or was before, and "
                 f"{self.engine.shown} would be asked for both by the name {name}.",
-                hint="rename its folder, have that server serve its adapter under the new name, and promote it from "
-                "there; the run before is served on.",
+                # Else a later rollback would go back to a folder that is gone.
+                hint="`selfaug registry rollback` first; then rename its folder, have that server serve its adapter "
+                "under the new name, and promote it from there. The run before is served on.",
             )
         problems = self._check(new.folder, name) if check else self._missing([name])
         if problems:
@@ -283,8 +288,10 @@ class UpstreamModels:
             check: has no meaning here: `require_exchangeable` has checked.
             on_exchanged: called once, before anything else is asked.
         """
+        name, weights = self._name_of(new), hash_of_weights(new.weights)
         on_exchanged()
-        self.engine.names[TUNED] = self._name_of(new)
+        self.engine.names[TUNED] = name
+        self._served[name] = weights
 
     def _name_of(self, run: LiveRun) -> str:
         return self._called.get(run.folder.path.resolve(), run.tuned)

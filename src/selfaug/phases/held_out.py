@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from selfaug.phases.run_files import place_of
 from selfaug.records import as_json, read_lines, write_lines, writing_into
 from selfaug.rundir import RunDir
 
-__all__ = ["HELD_OUT_SHARE", "LEAST_HELD_OUT", "HeldOut", "held_out_before", "hold_out"]
+__all__ = ["HELD_OUT_SHARE", "LEAST_HELD_OUT", "HeldOut", "held_out_before", "hold_out", "kept_if_begun"]
 
 HELD_OUT_SHARE = 0.1
 LEAST_HELD_OUT = 20
@@ -40,6 +41,7 @@ class HeldOut:
         known: how many ask what was held out before, or were learnt before, answer and all; 0 for a run that has
             begun: only its division counts then.
         unknown: whether not all is known that was learnt before, so that some of it may count as new.
+        written: files that were not there before.
     """
 
     data: list[str]
@@ -48,6 +50,7 @@ class HeldOut:
     of: int
     known: int = 0
     unknown: bool = False
+    written: Sequence[Path] = field(default=(), compare=False)
 
 
 def hold_out(
@@ -85,7 +88,7 @@ def hold_out(
         return HeldOut(list(data), [], 0, len(new), len(rows) - len(new), not learnt.whole)
     kept = [row for row, key in zip(rows, keys, strict=True) if key not in chosen]
     train, apart = _files(kept, data, folder, "train"), _files(held_out, data, folder, "held-out")
-    _write(train | apart, folder)
+    written = _write(train | apart, folder)
     return HeldOut(
         list(map(str, train)),
         list(map(str, apart)),
@@ -93,7 +96,29 @@ def hold_out(
         len(new),
         len(rows) - len(new),
         not learnt.whole,
+        written,
     )
+
+
+@contextlib.contextmanager
+def kept_if_begun(held_out: HeldOut | None, run: RunDir) -> Iterator[None]:
+    """Take back what `hold_out` has written where the block ends in an error, or by Ctrl-C, and no run has begun.
+
+    Nothing was trained with it then, and rows that are mended since would be refused beside it.
+
+    Args:
+        held_out: what was set apart; None where nothing was.
+        run: that is trained with it.
+    """
+    try:
+        yield
+    except BaseException:
+        if held_out is not None and held_out.written:
+            # Another process that trains the run has found these files there, and needs them.
+            with contextlib.suppress(StorageError), run.training():
+                if not run.started.exists():
+                    _take_back(held_out.written)
+        raise
 
 
 def held_out_before(
@@ -165,20 +190,33 @@ def _files(
     return {file: of_source for file, of_source in found.items() if of_source}
 
 
-def _write(files: Mapping[Path, list[dict[str, Any]]], folder: Path) -> None:
-    """Write them, but for those that an earlier attempt has left; none where one holds other rows."""
+def _write(files: Mapping[Path, list[dict[str, Any]]], folder: Path) -> list[Path]:
+    """Write them, but for those that an earlier attempt has left, and say which; none where one holds other rows."""
     with writing_into(folder, hint="choose another --output."):
         folder.mkdir(parents=True, exist_ok=True)
         there = {file: _without_ids(read_lines(file)) for file in files if file.exists()}
     if others := [file for file, rows in there.items() if rows != _without_ids(files[file])]:
         raise StorageError(
-            f"{others[0]} holds other rows, of an earlier re-alignment: its run may be judged by them, and they may be "
-            "rehearsed.",
+            f"{others[0]} holds other rows, which may be of an earlier re-alignment: its run may be judged by them, "
+            "and they may be rehearsed.",
             hint=f"choose another --output; or, if no run was trained with them, delete {folder}.",
         )
-    for file, rows in files.items():
-        if file not in there:
-            write_lines(file, rows, private=True)  # it may have what users wrote
+    written = [file for file in files if file not in there]
+    try:
+        for file in written:
+            write_lines(file, files[file], private=True)  # it may have what users wrote
+    except BaseException:
+        _take_back(written)
+        raise
+    return written
+
+
+def _take_back(files: Sequence[Path]) -> None:
+    """Delete them, and their folder where nothing else is in it."""
+    with contextlib.suppress(OSError):
+        for file in files:
+            file.unlink(missing_ok=True)
+        files[0].parent.rmdir()
 
 
 def _without_ids(rows: Iterable[dict[str, Any]]) -> Counter[str]:

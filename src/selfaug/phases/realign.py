@@ -18,7 +18,7 @@ from typing import Any
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, PathError, SelfAugError
 from selfaug.eval.scorers import named_scorer
-from selfaug.phases.held_out import HeldOut, held_out_before, hold_out
+from selfaug.phases.held_out import HeldOut, held_out_before, hold_out, kept_if_begun
 from selfaug.phases.inputs import tokenizer_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign_checks import (
@@ -47,7 +47,7 @@ from selfaug.phases.run_models import trained_weights
 from selfaug.phases.train import train
 from selfaug.phases.trained_template import trained_no_answer
 from selfaug.records import read_record, write_record
-from selfaug.registry import CANDIDATE, CHAMPION, Registry, champion_instead_of
+from selfaug.registry import CANDIDATE, CHAMPION, RE_ALIGNED, Registry, champion_instead_of
 from selfaug.rundir import RunDir
 from selfaug.settings_file import from_home
 
@@ -79,7 +79,7 @@ class Realignment:
 
 
 def _with_held_out_rows(
-    run: RunDir, settings: RealignSettings, sets: Sequence[str]
+    run: RunDir, new: RunDir, settings: RealignSettings, sets: Sequence[str]
 ) -> tuple[RealignSettings, HeldOut | None]:
     """Settings with held-out new rows where none are given, in files beside the new run; and what was set apart.
 
@@ -93,10 +93,7 @@ def _with_held_out_rows(
     if settings.eval_data or settings.hold_out <= 0:
         return settings, None
     config = load_run_config(run, sets=sets)
-    output = _output(run, settings.output)
-    if any(one.partition("=")[0].strip() == "run.output" for one in sets):
-        output = config.run.output.rstrip("/")
-    folder, new = Path(f"{output}-rows"), RunDir(output)
+    folder = Path(f"{new.path}-rows")
     found: HeldOut | None
     with new.training():  # or another process that begins with other rows would have its files replaced
         if new.started.exists():
@@ -106,6 +103,12 @@ def _with_held_out_rows(
     if found is None:
         return settings, None
     return replace(settings, data=found.data, eval_data=found.eval_data), found
+
+
+def _new_run(run: RunDir, output: str | None, sets: Sequence[str]) -> RunDir:
+    """The run that is trained."""
+    chosen, _ = _divided(sets, "run.output")
+    return RunDir(load_run_config(run, sets=chosen).run.output if chosen else _output(run, output))
 
 
 def _output(run: RunDir, output: str | None) -> str:
@@ -215,56 +218,66 @@ def realign(
 
     tell_of_changes(old, old_config, "train", "eval", "replay", tell=tell)
     given = settings.data
-    settings, held_out = _with_held_out_rows(old, settings, sets)
-    config = realign_config(
-        old,
-        settings.data,
-        eval_data=settings.eval_data,
-        rehearsal=settings.rehearsal,
-        output=settings.output,
-        sets=sets,
-    )
-    old_sources = old_task_sources(old_config, config, settings)
-    for measured in what_is_measured(held_out, settings, old_sources):
-        tell(measured)
-    if (told_of := other_documents(config, given)) is not None:
-        tell(told_of)
-    old_scorers = old_task_scorers(old, old_config, settings, old_sources)
-    require_old_rows(old, config, old_sources)
-    if (told_of := judged_by_both(old_sources, settings.eval_data)) is not None:
-        tell(told_of)
-    require_trained_template(old, config)
-    require_trained_form(old, config, settings.eval_data)
-    new = RunDir(config.run.output)
-    with new.training():  # a run that another process has just made is not what a kill has left
-        new.discard_unstarted()
-    if new.is_run():
-        require_same_rows(new, config)
-    if settings.registry is not None:  # not only after hours of training
-        require_addable(settings.registry, old.path, planned=new.path)
-    champion = _other_champion(old, new, settings.registry)
-    if champion is not None:
-        tell(_not_the_champion(old, champion, settings.registry))
-    if new.realignment.exists():
-        train(config, resume=True, on_progress=on_progress)
-        record = decided_anew(
-            old, old_config, new, read_record(new.realignment, RECORD_KIND), settings, config
+    new = _new_run(old, settings.output, sets)
+    settings, held_out = _with_held_out_rows(old, new, settings, sets)
+    with kept_if_begun(held_out, new):
+        config = realign_config(
+            old,
+            settings.data,
+            eval_data=settings.eval_data,
+            rehearsal=settings.rehearsal,
+            output=settings.output,
+            sets=sets,
         )
-    else:
-        require_named_base(old, config)
-        tokenizer = tokenizer_of(config)
-        require_same_tokenizer(old, config)
-        # What can't be asked or judged shows here, and not after hours of training.
-        suites, of_sources = suites_of_tasks(
-            config, tokenizer, old_scorers, settings, no_answer=trained_no_answer(old)
-        )
-        for suite in suites.values():
-            if suite.warning is not None:
-                on_progress(Progress("warning", message=suite.warning))
-        train(config, resume=new.is_run(), on_progress=on_progress)
-        record = compared(
-            old, old_config, old_scorers, suites, of_sources, new, config, tokenizer, settings, on_progress
-        )
+        old_sources = old_task_sources(old_config, config, settings)
+        for measured in what_is_measured(held_out, settings, old_sources):
+            tell(measured)
+        if (told_of := other_documents(config, given)) is not None:
+            tell(told_of)
+        old_scorers = old_task_scorers(old, old_config, settings, old_sources)
+        require_old_rows(old, config, old_sources)
+        if (told_of := judged_by_both(old_sources, settings.eval_data)) is not None:
+            tell(told_of)
+        require_trained_template(old, config)
+        require_trained_form(old, config, settings.eval_data)
+        with new.training():  # a run that another process has just made is not what a kill has left
+            new.discard_unstarted()
+        if new.is_run():
+            require_same_rows(new, config)
+        if settings.registry is not None:  # not only after hours of training
+            require_addable(settings.registry, old.path, planned=new.path)
+        champion = _other_champion(old, new, settings.registry)
+        if champion is not None:
+            tell(_not_the_champion(old, champion, settings.registry))
+        if new.realignment.exists():
+            train(config, resume=True, on_progress=on_progress)
+            record = decided_anew(
+                old, old_config, new, read_record(new.realignment, RECORD_KIND), settings, config
+            )
+        else:
+            require_named_base(old, config)
+            tokenizer = tokenizer_of(config)
+            require_same_tokenizer(old, config)
+            # What can't be asked or judged shows here, and not after hours of training.
+            suites, of_sources = suites_of_tasks(
+                config, tokenizer, old_scorers, settings, no_answer=trained_no_answer(old)
+            )
+            for suite in suites.values():
+                if suite.warning is not None:
+                    on_progress(Progress("warning", message=suite.warning))
+            train(config, resume=new.is_run(), on_progress=on_progress)
+            record = compared(
+                old,
+                old_config,
+                old_scorers,
+                suites,
+                of_sources,
+                new,
+                config,
+                tokenizer,
+                settings,
+                on_progress,
+            )
     before, champion = champion, _other_champion(old, new, settings.registry)
     if champion is not None and champion != before:  # another re-alignment was promoted during these hours
         tell(_not_the_champion(old, champion, settings.registry))
@@ -292,9 +305,13 @@ def _other_champion(old: RunDir, new: RunDir, registry: str | None) -> str | Non
 
 
 def _not_the_champion(old: RunDir, champion: str, registry: str | None) -> str:
-    return (
-        f"{old.path} is not the champion of {registry}: that is {champion}. What that one has learnt, the new run "
-        "won't know."
+    opened, folder = Registry(str(registry)), str(old.path.resolve())
+    number = next(version.number for version in opened.versions() if version.run == folder)
+    goes_on_from_it = champion in {version.run for version in opened.made_from(number)}
+    return f"{old.path} is not the champion of {registry}: that is {champion}. " + (
+        "The new run is not compared with that one, from which it goes on by way of others: losses may add up."
+        if goes_on_from_it
+        else "What that one has learnt, the new run won't know."
     )
 
 
@@ -340,9 +357,7 @@ def _registered(
         return None
     registry = Registry(settings.registry)
     add_run(registry.path, old.path)
-    version = add_run(registry.path, new.path)
-    if not version.note:
-        registry.add(version.run, weights=version.weights, base=version.base, note="re-aligned")
+    version = add_run(registry.path, new.path, note=RE_ALIGNED)
     number, champions = version.number, [move.version for move in registry.moves(CHAMPION)]
     if number in champions:
         named = ["selfaug", "registry", "promote", str(number), "--registry", str(registry.path)]

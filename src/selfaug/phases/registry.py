@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -9,7 +10,7 @@ from selfaug.config import load_config
 from selfaug.errors import ConfigError, PathError, StorageError
 from selfaug.phases.resuming import WENT_ON_FROM
 from selfaug.phases.run_files import load_run_config
-from selfaug.phases.run_models import alike_where_known, hash_of_weights, trained_weights
+from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.records import read_record
 from selfaug.registry import CANDIDATE, CHAMPION, Registry, Version
 from selfaug.rundir import RunDir
@@ -44,37 +45,77 @@ def add_run(
         run: folder of the run. One that is a version gets the parent and the note that it has none of.
         parent: the version that it was made from; None for that of the run that its training went on from, if that is
             one.
-        note: for whoever reads the list.
+        note: for whoever reads the list. One that a version has stays, unless a re-alignment has written it.
 
     Raises:
         StorageError: if the run is not complete, or the registry can't be written.
-        ConfigError: if the folder is a version with other weights, another parent or another note, or there is no such
-            parent.
+        ConfigError: if the folder is a version with other weights or another parent, or there is no such parent, or its
+            weights are not those that the training went on from.
     """
     folder = finished_run(run)
     config = load_config(folder.config)
     data = ", ".join(config.data.train) or str(config.data.prepared or "")
     opened, weights, base = Registry(registry), _weights(folder), config.model.name
+    if parent is not None:
+        _require_made_from(opened, folder, parent)
     version = opened.add(folder.path, weights=weights, base=base, parent=parent, data=data, note=note)
-    if version.parent is None and (made_from := _went_on_from(opened, folder)) is not None:
+    if version.parent is None and (made_from := _went_on_from(opened, folder, version)) is not None:
         version = opened.add(folder.path, weights=weights, base=base, parent=made_from)
     return version
 
 
-def _went_on_from(registry: Registry, run: RunDir) -> int | None:
+def _went_on_from(registry: Registry, run: RunDir, own: Version) -> int | None:
     """The version whose adapter a run's training went on from; None if that is none, as far as is known."""
     before = load_run_config(run).lora.start_from
     if before is None:
         return None
-    # Runs of earlier versions of selfaug don't tell which weights the folder had then.
-    known = read_record(run.record, "train").get(WENT_ON_FROM)
-    weights, folder = None if known is None else known["weights"], os.path.realpath(before)
-    found = (
-        version.number
+    weights, folder = _weights_before(run), os.path.realpath(before)
+    found = [
+        version
         for version in registry.versions()
-        if version.run == folder and alike_where_known(weights, version.weights)
-    )
-    return next(found, None)
+        if (
+            version.run == folder and _ended_before(RunDir(folder), run)
+            if weights is None
+            else version.weights == weights
+        )
+        # The run may stand there itself by now, or one that was made from it.
+        and own.number not in {version.number, *(one.number for one in registry.made_from(version.number))}
+    ]
+    # Of several with the same weights, the one that has its folder still.
+    return min(found, key=lambda version: version.run != folder).number if found else None
+
+
+def _weights_before(run: RunDir) -> str | None:
+    """Hash of the adapter that a run's training went on from; None where it went on from none.
+
+    Nor is it known of runs of earlier versions of selfaug.
+    """
+    known = read_record(run.record, "train").get(WENT_ON_FROM)
+    return None if known is None else str(known["weights"])
+
+
+def _ended_before(run: RunDir, other: RunDir) -> bool:
+    """Whether a run was complete before another one was: what has been trained anew since is not what that is of."""
+    return run.is_complete() and run.record.stat().st_mtime <= other.record.stat().st_mtime
+
+
+def _require_made_from(registry: Registry, run: RunDir, parent: int) -> None:
+    """Refuse a parent that a run's record contradicts.
+
+    Raises:
+        ConfigError: if it does, or there is no such version.
+    """
+    weights = _weights_before(run)
+    if weights is None:
+        return
+    with contextlib.suppress(PathError):  # without a registry there is no such version, which `add` says
+        version = registry.version(parent)
+        if version.weights != weights:
+            raise ConfigError(
+                f"{run.path} was not made from version {parent} ({version.run}): its training went on from other "
+                "weights.",
+                hint="leave --parent out: the version that it went on from is found by its weights.",
+            )
 
 
 def require_addable(

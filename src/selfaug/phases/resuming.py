@@ -155,7 +155,7 @@ def require_same_settings(run: RunDir, config: TrainConfig) -> None:
 def require_same_data(
     run: RunDir, begun: Begun, config: TrainConfig, data: TrainingData, model: dict[str, Any]
 ) -> None:
-    """Refuse other rows or another base model than those that the run began with.
+    """Refuse other rows, another base model or another adapter than those that the run began with.
 
     Args:
         run: that is gone on with.
@@ -177,6 +177,10 @@ def require_same_data(
         )
     if begun.model["weights_hash"] != model["weights_hash"]:
         problems.append("the base model's weights are not those that the run began with")
+    began_with, now = begun.went_on_from, _went_on_from(config)
+    # Runs that an earlier selfaug began don't tell which it was.
+    if began_with is not None and now is not None and began_with["weights"] != now["weights"]:
+        problems.append(f"the adapter of {now['run']} is not the one that the run began with")
     if problems:
         raise ConfigError(
             f"{run.path} can't be resumed:", problems=problems, hint="begin a new run with another --output."

@@ -112,15 +112,11 @@ def train(
 
 def _evaluated(config: TrainConfig, run: RunDir, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
     """The evaluation of a complete run, made or gone on with; or the one that is there, if it isn't of a checkpoint."""
-    step = None
     if run.evaluation.exists():
         there = read_record(run.evaluation, EVALUATION)
-        step = there["settings"]["step"]
-        if step is None:
+        if there["settings"]["step"] is None:
             on_progress(Progress("warning", message=f"{run.path} has an evaluation already."))
             return there
-        told = f"{run.path} was evaluated at step {step}, before its training ended; it is evaluated anew."
-        on_progress(Progress("warning", message=told))
     settings = config.evaluation
     fast = settings.at_end == "fast"
     try:
@@ -138,7 +134,7 @@ def _evaluated(config: TrainConfig, run: RunDir, on_progress: Callable[[Progress
             also_score=settings.also_score,
             device=config.model.device,
             offline=config.run.offline,
-            overwrite=step is not None,
+            replace_checkpoint=True,
             on_progress=on_progress,
         ).record
     except KeyboardInterrupt as interrupt:

@@ -125,10 +125,13 @@ def evaluation_sections(
 
 def evaluation_verdict(record: Mapping[str, Any]) -> str:
     """What the model learned, and what it forgot, as far as the items can tell; when, if its training went on from
-    there; and whether rows were trained on.
+    there; whether rows were trained on; and of which half the general requests are, if settings may be chosen by it.
     """
-    verdict, when = _verdict_of_numbers(record), step_in_words(record.get("settings", {}))
-    return verdict if when is None else f"{when[0].upper()}{when[1:]}: {verdict[0].lower()}{verdict[1:]}"
+    verdict, settings = _verdict_of_numbers(record), record.get("settings", {})
+    if (when := step_in_words(settings)) is not None:
+        verdict = f"{when[0].upper()}{when[1:]}: {verdict[0].lower()}{verdict[1:]}"
+    half = half_in_words(settings)
+    return verdict if half is None else f"{verdict} {half[0].upper()}{half[1:]}."
 
 
 def _verdict_of_numbers(record: Mapping[str, Any]) -> str:
