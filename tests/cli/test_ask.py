@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 from test_main import libraries_as_they_were, run
+from transformers import PreTrainedTokenizerFast
 
-from selfaug.phases.ask import Assistant
+from selfaug.phases.ask import Assistant, open_documents
 from selfaug.phases.prepare import prepare
 from selfaug.prepare_config import load_prepare_config
 
@@ -90,7 +92,11 @@ def test_a_citation_of_no_passage_is_told(
 
 
 def test_documents_that_have_changed_since_are_told(
-    finished_run: Path, prepared: Path, documents: Path
+    finished_run: Path,
+    prepared: Path,
+    documents: Path,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (documents / "pipes.md").unlink()
     (documents / "new.md").write_text("new")
@@ -103,6 +109,18 @@ def test_documents_that_have_changed_since_are_told(
         f"{prepared}/prepare.yaml --output {prepared} --overwrite` reads what has changed (--skip-bad-rows leaves out "
         "questions whose answer is gone).\n" in result.stderr
     )
+    # Elsewhere, names in its settings would lead to other files.
+    before = os.getcwd()
+    elsewhere = prepared.rename(prepared.with_name("my data")).parent
+    monkeypatch.chdir(elsewhere)
+    told = open_documents(finished_run, tiny_tokenizer, prepared="my data").outdated_in_words()
+    folder = elsewhere / "my data"
+    assert (
+        f"`(cd {shlex.quote(before)} && selfaug prepare --config '{folder}/prepare.yaml' --output '{folder}' "
+        "--overwrite)` reads" in told
+    )
+    monkeypatch.chdir(before)
+    folder.rename(prepared)
     shutil.rmtree(documents)  # as where only what was prepared has been copied
     assert json.loads(ask(finished_run, QUESTION, "--prepared", str(prepared), "--json"))["outdated"] == []
 

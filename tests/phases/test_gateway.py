@@ -31,10 +31,11 @@ from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError, ModelError
 from selfaug.monitoring.monitor import MonitorSettings
 from selfaug.monitoring.reference_window import ReferenceWindow
-from selfaug.phases import serve, watching
+from selfaug.phases import gateway, serve, watching
 from selfaug.phases.chat import open_chat
 from selfaug.phases.gateway import UpstreamModels, UpstreamSettings, open_gateway
 from selfaug.phases.monitor import drift_score, monitor_status, record_reference_window
+from selfaug.phases.run_models import hash_of_weights
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import Watching, WatchSettings
@@ -601,7 +602,7 @@ def test_the_key_for_the_server_behind_is_told_to_nobody_else(
         max_waiting=0,
     )
     with pytest.raises(UpstreamAwayError, match="LocalProtocolError") as away:
-        UpstreamModels(engine, tiny_tokenizer, None, {}, {}).check(RunDir(copied_run))
+        UpstreamModels(engine, tiny_tokenizer, None, {}).check(RunDir(copied_run))
     assert "a-secret" not in str(away.value)
 
 
@@ -730,12 +731,24 @@ def test_another_run_takes_its_place_if_the_server_behind_has_it(
 
 
 def test_a_rollback_asks_for_the_first_run_by_the_name_that_it_was_given(
-    copied_run: Path, lives: Callable[..., Live], tmp_path: Path
+    copied_run: Path, lives: Callable[..., Live], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Path(shutil.copytree(copied_run, copied_run.with_name("first")))
     upstream = UpstreamSettings(behind(copied_run, lives), tuned="champion", key=KEY)
-    front = lives(open_gateway(first, settings(), upstream, log=lambda _: None)).server
+    read: list[bool] = []
+
+    def hashed(weights: Path) -> str:
+        read.append(front.served.gate._closed)
+        return hash_of_weights(weights)
+
+    monkeypatch.setattr(gateway, "hash_of_weights", hashed)
+    monkeypatch.chdir(tmp_path)
+    with_registry = settings(registry="a registry.sqlite")
+    front = open_gateway(first, with_registry, upstream, log=lambda _: None)
+    lives(front)
+    assert read == []  # gigabytes, which nobody needs at the start
     front.exchange(copied_run)
+    assert read == [False, False]  # of both, while requests go on
     assert front.served.engine.names["tuned"] == "copied"  # type: ignore[attr-defined]
     front.exchange(first)
     assert front.served.engine.names["tuned"] == "champion"  # type: ignore[attr-defined]
@@ -747,7 +760,8 @@ def test_a_rollback_asks_for_the_first_run_by_the_name_that_it_was_given(
     with pytest.raises(ConfigError, match=r"or was before, .* for both by the name copied") as refused:
         front.exchange(other)
     # Promoted from another folder, it must not have one that is gone before it.
-    assert str(refused.value.hint).startswith("`selfaug registry rollback` first; then rename")
+    rollback = f"`selfaug registry rollback --registry '{tmp_path}/a registry.sqlite'` first; then rename"
+    assert str(refused.value.hint).startswith(rollback)
 
 
 def test_who_wants_no_check_has_none_when_another_run_takes_its_place(

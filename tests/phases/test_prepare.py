@@ -774,6 +774,21 @@ def test_settings_of_before_can_be_given_again_when_the_command_has_ended(
     now = load_prepare_config(data / "prepare.yaml")
     assert (now.rows.completion, now.rows.passages) == ("{answer}", 2)
     assert now.retrieval.glossary == str(tmp_path / "words.txt")
+    # Stopped because of the note, nothing was prepared: what was to be is in the command.
+    others = Path(shutil.copytree(documents, tmp_path / "other documents"))
+    write_lines(tmp_path / "new.jsonl", [{"question": "What?", "answer": "$5 million", "document": "a.txt"}])
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "warning":
+            raise KeyboardInterrupt(progress.message)
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        prepare(configured(others, tmp_path / "new.jsonl", data, "run.overwrite=true"), on_progress=stop)
+    message = str(stopped.value)
+    command = shlex.split(message[message.index("`") + 1 : message.rindex("`")])
+    wanted = load_prepare_config(Path(command[3]), {}, [one for one in command if "=" in one])
+    assert (wanted.documents.folder, wanted.questions.files) == (str(others), [str(tmp_path / "new.jsonl")])
+    assert (wanted.rows.completion, wanted.rows.passages) == ("{answer}", 2)
     # Another name of the same file, and limits of reading, are nothing that a model needs.
     monkeypatch.chdir(tmp_path)
     limits = ("documents.processes=2", "documents.seconds=60", "documents.max_megabytes=9")

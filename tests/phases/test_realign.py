@@ -77,11 +77,19 @@ def test_it_goes_on_from_the_deployed_adapter(
     )
     train(other)
     assert any(not torch.equal(before[name], one) for name, one in weights(tmp_path / "other").items())
-    # It can't be gone on with where the deployed run was trained anew in its folder.
-    (tmp_path / "other" / "record.json").unlink()
+    # Where the deployed run was trained anew in its folder, a checkpoint goes on, but is not compared with it.
+    run = RunDir(tmp_path / "other")
+    run.record.unlink()
     save_file(
         {name: 2 * one for name, one in before.items()}, copied_run / "adapter" / "adapter_model.safetensors"
     )
+    with pytest.raises(StorageError, match=f"begun from another adapter than {copied_run} has now"):
+        realign(copied_run, quick(new_rows, output=str(run.path)), sets=["train.steps=2"])
+    assert not run.record.exists()
+    assert train(other, resume=True).record["went_on_from"]["weights"] == made_of
+    # Without one it can't be gone on with.
+    run.record.unlink()
+    shutil.rmtree(run.checkpoints)
     with pytest.raises(ConfigError, match="can't be resumed") as refused:
         train(other, resume=True)
     assert refused.value.problems == [f"the adapter of {copied_run} is not the one that the run began with"]

@@ -160,6 +160,13 @@ def test_a_finished_comparison_is_decided_by_the_bounds_of_now(
     save_file({name: 1.3 * weight for name, weight in load_file(weights).items()}, weights)
     other = run_command(str(copied_run), *data, *LENIENT)
     assert other.exit_code == 1
+    assert "copied-realigned was begun from another adapter" in " ".join(other.stderr.split())
+    # An earlier version of selfaug didn't say from which.
+    started = read_record(new / "started.json", "train-started")
+    del started["went_on_from"]
+    write_record(new / "started.json", "train-started", started)
+    other = run_command(str(copied_run), *data, *LENIENT)
+    assert other.exit_code == 1
     assert "copied has other weights than when both runs were compared" in " ".join(other.stderr.split())
 
 

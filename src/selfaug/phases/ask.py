@@ -29,6 +29,7 @@ from selfaug.phases.prepared_folder import (
     prepared_record,
     prepared_retriever,
     require_folder_name,
+    working_folder_elsewhere,
 )
 from selfaug.phases.run_files import load_run_config, require_named_files
 from selfaug.phases.trained_template import trained_template
@@ -79,6 +80,7 @@ class DocumentPrompts:
         passages: that go into a prompt.
         window: tokens of prompt and answer together.
         prepared: folder that `selfaug prepare` wrote.
+        prepared_in: working folder that they have to be prepared in again; None: this one.
         outdated: documents that are new, changed or gone since they were prepared.
         form: that answers were trained to have.
     """
@@ -90,6 +92,7 @@ class DocumentPrompts:
     window: int
     chat_template_kwargs: dict[str, Any]
     prepared: Path
+    prepared_in: Path | None = None
     outdated: list[str] = field(default_factory=list)
     form: re.Pattern[str] | None = None
 
@@ -100,13 +103,15 @@ class DocumentPrompts:
         """That documents aren't as they were prepared, and what helps; empty if they are."""
         if not self.outdated:
             return ""
-        settings, folder = (
-            shlex.quote(str(path)) for path in (self.prepared / PREPARED_SETTINGS, self.prepared)
-        )
+        folder = self.prepared if self.prepared_in is None else self.prepared.absolute()
+        settings, output = (shlex.quote(str(path)) for path in (folder / PREPARED_SETTINGS, folder))
+        command = f"selfaug prepare --config {settings} --output {output} --overwrite"
+        if self.prepared_in is not None:
+            command = f"(cd {shlex.quote(str(self.prepared_in))} && {command})"
         return (
             f"{counted(len(self.outdated), 'document is', 'documents are')} new, changed or gone since the folder was "
-            f"prepared ({self.outdated[0]}); `selfaug prepare --config {settings} --output {folder} --overwrite` reads "
-            "what has changed (--skip-bad-rows leaves out questions whose answer is gone)"
+            f"prepared ({self.outdated[0]}); `{command}` reads what has changed (--skip-bad-rows leaves out questions "
+            "whose answer is gone)"
         )
 
     def prompt(
@@ -261,6 +266,7 @@ def open_documents(
         window=min(config.data.max_length, model_window(config) or config.data.max_length),
         chat_template_kwargs=config.data.chat_template_kwargs,
         prepared=found.folder,
+        prepared_in=working_folder_elsewhere(found.record),
         outdated=outdated_documents(found.folder, found.record),
         form=answer_form(found.record),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -136,8 +137,8 @@ def open_gateway(
         tokenizer,
         load if upstream.score_drift else None,
         {live.folder.path.resolve(): names[TUNED]},
-        {names[TUNED]: hash_of_weights(live.weights)},
         within,
+        settings.registry,
     )
     return Server(served, models, live, tokenizer, settings, log)
 
@@ -175,8 +176,8 @@ class UpstreamModels:
         load: loads the models of a run's folder into this process, to measure drift with; None: it is not measured.
         called: what the other server calls the tuned model of a run, by the run's resolved folder; of other runs, it is
             called as its folder is.
-        served: hashes of the weights that have been served, by what the other server calls them.
         on_window: called with the tokens that prompt and answer may have together there, each time that it says so.
+        registry: whose champion is followed; None if none is.
     """
 
     def __init__(
@@ -185,11 +186,14 @@ class UpstreamModels:
         tokenizer: PreTrainedTokenizerBase,
         load: Callable[[Path], Chat] | None,
         called: Mapping[Path, str],
-        served: Mapping[str, str],
         on_window: Callable[[int], None] = lambda _: None,
+        registry: str | None = None,
     ) -> None:
         self.engine, self._tokenizer, self._load, self._called = engine, tokenizer, load, called
-        self._served, self._on_window = dict(served), on_window
+        self._on_window, self._registry = on_window, registry
+        # Hashes of the weights that have been served, by what the other server calls them; and of those that are next.
+        self._served: dict[str, str] = {}
+        self._next = ""
         self._ends = chat_ends(tokenizer)
         self.checked = _AS_RECORDED
 
@@ -262,15 +266,23 @@ class UpstreamModels:
         unlike += tokenizer_problems(now, new)
         if unlike:
             raise not_exchangeable(new, unlike)
-        name = self._name_of(new)
+        name, asked = self._name_of(new), self.engine.names[TUNED]
+        # Gigabytes are read for it, so not at the start, where nobody needs it, nor while requests have to wait.
+        if asked not in self._served:
+            self._served[asked] = hash_of_weights(now.weights)
         if name in self._served and self._served[name] != hash_of_weights(new.weights):
             # Whether it is there would be answered by the adapter of the run that is served, or was.
+            at = (
+                ""
+                if self._registry is None
+                else f" --registry {shlex.quote(os.path.abspath(self._registry))}"
+            )
             raise ConfigError(
                 f"{new.folder.path} has other weights than a run that is served, or was before, and "
                 f"{self.engine.shown} would be asked for both by the name {name}.",
                 # Else a later rollback would go back to a folder that is gone.
-                hint="`selfaug registry rollback` first; then rename its folder, have that server serve its adapter "
-                "under the new name, and promote it from there. The run before is served on.",
+                hint=f"`selfaug registry rollback{at}` first; then rename its folder, have that server serve its "
+                "adapter under the new name, and promote it from there. The run before is served on.",
             )
         problems = self._check(new.folder, name) if check else self._missing([name])
         if problems:
@@ -279,19 +291,20 @@ class UpstreamModels:
                 hint=f"have it serve that run's adapter as {name} (vLLM takes one while it runs at "
                 "/v1/load_lora_adapter: docs/how-to/serve-behind-vllm.md); the run before is served on.",
             )
+        self._next = self._served[name] if name in self._served else hash_of_weights(new.weights)
 
     def exchange(self, new: LiveRun, *, check: bool, on_exchanged: Callable[[], None]) -> None:
         """Ask for the adapter of another run from now on.
 
         Args:
             new: the run that takes the place of the one that is served.
-            check: has no meaning here: `require_exchangeable` has checked.
+            check: has no meaning here: `require_exchangeable` has checked, and looked at its weights.
             on_exchanged: called once, before anything else is asked.
         """
-        name, weights = self._name_of(new), hash_of_weights(new.weights)
+        name = self._name_of(new)
         on_exchanged()
         self.engine.names[TUNED] = name
-        self._served[name] = weights
+        self._served[name] = self._next
 
     def _name_of(self, run: LiveRun) -> str:
         return self._called.get(run.folder.path.resolve(), run.tuned)

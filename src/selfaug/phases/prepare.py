@@ -52,6 +52,9 @@ _OF_EACH_TIME = {
 }
 """Sections and settings that may well be others when a folder is prepared anew."""
 
+_OF_THIS_TIME = (("documents", "folder"), ("questions", "files"), ("questions", "skip_bad_rows"))
+"""Those of them that say what is prepared."""
+
 _FILES = (("retrieval", "glossary"), ("rows", "template"))
 """Settings that name a file, which may be named in several ways."""
 
@@ -202,8 +205,13 @@ def _warn_of_other_settings(config: PrepareConfig, on_progress: Report) -> None:
     }
     if changed:
         differences = "; ".join(f"{name} is {value}, and was {was}" for name, (value, was) in changed.items())
-        # The folder's own settings may be those of now when this is read.
-        sets = " ".join(f"--set {shlex.quote(f'{name}={was}')}" for name, (_, was) in changed.items())
+        # The folder's own settings may be those of now when this is read; or of before, if this is stopped or refused.
+        wanted = {name: was for name, (_, was) in changed.items()} | {
+            f"{section}.{name}": json.dumps(now[section][name], ensure_ascii=False)
+            for section, name in _OF_THIS_TIME
+            if now[section][name] != before[section][name]
+        }
+        sets = " ".join(f"--set {shlex.quote(f'{name}={value}')}" for name, value in wanted.items())
         message = (
             f"{folder} was prepared with other settings before: {differences}. A model that was trained on it may "
             "need those of before. To prepare with them, now or later: `selfaug prepare --config "

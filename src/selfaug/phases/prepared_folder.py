@@ -25,6 +25,7 @@ __all__ = [
     "prepared_retriever",
     "require_folder_name",
     "require_template",
+    "working_folder_elsewhere",
 ]
 
 _OF_PREPARE = ("record.json", "index/index.json")
@@ -132,6 +133,16 @@ def outdated_documents(folder: Path, record: dict[str, Any]) -> list[str]:
         name for name in files.keys() & known if _is_changed(files[name], read.get(name, {}), prepared_at)
     }
     return sorted(changed | (files.keys() ^ known))
+
+
+def working_folder_elsewhere(record: dict[str, Any]) -> Path | None:
+    """The folder that documents were prepared in, if it is not this one: names in their settings count from there.
+
+    None too where the documents are not found from there: what was prepared may have been moved.
+    """
+    place, named = record["documents"]["prepared_in"], record["documents"]["folder"]
+    there = all(map(os.path.isdir, (place, os.path.join(place, named))))
+    return Path(place) if there and place != os.getcwd() else None
 
 
 def _folder_of_documents(record: dict[str, Any]) -> Path | None:

@@ -26,6 +26,7 @@ from selfaug.phases.realign_checks import (
     other_documents,
     require_not_chosen,
     require_old_rows,
+    require_same_adapter,
     require_same_rows,
     require_same_tokenizer,
     require_trained_form,
@@ -244,6 +245,7 @@ def realign(
             new.discard_unstarted()
         if new.is_run():
             require_same_rows(new, config)
+            require_same_adapter(new, config)
         if settings.registry is not None:  # not only after hours of training
             require_addable(settings.registry, old.path, planned=new.path)
         champion = _other_champion(old, new, settings.registry)

@@ -16,6 +16,7 @@ from selfaug.phases.held_out import LEAST_HELD_OUT, HeldOut
 from selfaug.phases.inputs import read_rows, template_of, tokenizer_of
 from selfaug.phases.prepared_folder import is_prepared, prepared_record
 from selfaug.phases.realign_settings import RealignSettings
+from selfaug.phases.resuming import Begun, other_adapter
 from selfaug.phases.run_files import place_of, require_named_base, require_named_files
 from selfaug.phases.run_models import (
     alike_where_known,
@@ -30,6 +31,7 @@ __all__ = [
     "other_documents",
     "require_not_chosen",
     "require_old_rows",
+    "require_same_adapter",
     "require_same_rows",
     "require_same_tokenizer",
     "require_trained_form",
@@ -149,6 +151,24 @@ def require_same_rows(new: RunDir, config: TrainConfig) -> None:
                 f"{new.path} was begun with other {what}.",
                 hint="choose another --output for these; or give those again, to go on with it.",
             )
+
+
+def require_same_adapter(new: RunDir, config: TrainConfig) -> None:
+    """Refuse to go on with a run that was begun from other weights than the deployed run has by now: it is not made of
+    those that it would be compared with.
+
+    Args:
+        new: the run that has begun.
+        config: of the training that is to go on.
+
+    Raises:
+        StorageError: if they are others.
+    """
+    if (other := other_adapter(Begun.read(new), config)) is not None:
+        raise StorageError(
+            f"{new.path} was begun from another adapter than {other} has now.",
+            hint="choose another --output, to go on from that one; or put the adapter back that it was begun from.",
+        )
 
 
 def require_trained_template(run: RunDir, config: TrainConfig) -> None:

@@ -21,7 +21,14 @@ from selfaug.phases.versions import NOT_KNOWN, installed_versions, versions_so_f
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
 
-__all__ = ["WENT_ON_FROM", "Begun", "in_dtype_of", "require_same_data", "require_same_settings"]
+__all__ = [
+    "WENT_ON_FROM",
+    "Begun",
+    "in_dtype_of",
+    "other_adapter",
+    "require_same_data",
+    "require_same_settings",
+]
 
 WENT_ON_FROM = "went_on_from"
 """In a run's started.json and record: the run whose adapter its training went on from, and the hash of that."""
@@ -157,6 +164,8 @@ def require_same_data(
 ) -> None:
     """Refuse other rows, another base model or another adapter than those that the run began with.
 
+    Another adapter only where there is no checkpoint to go on from.
+
     Args:
         run: that is gone on with.
         begun: its beginning.
@@ -177,14 +186,28 @@ def require_same_data(
         )
     if begun.model["weights_hash"] != model["weights_hash"]:
         problems.append("the base model's weights are not those that the run began with")
-    began_with, now = begun.went_on_from, _went_on_from(config)
-    # Runs that an earlier selfaug began don't tell which it was.
-    if began_with is not None and now is not None and began_with["weights"] != now["weights"]:
-        problems.append(f"the adapter of {now['run']} is not the one that the run began with")
+    # A checkpoint's weights take the place of those that it began with.
+    if run.latest_complete_checkpoint() is None and (other := other_adapter(begun, config)) is not None:
+        problems.append(f"the adapter of {other} is not the one that the run began with")
     if problems:
         raise ConfigError(
             f"{run.path} can't be resumed:", problems=problems, hint="begin a new run with another --output."
         )
+
+
+def other_adapter(begun: Begun, config: TrainConfig) -> str | None:
+    """The run whose adapter training goes on from, if that is not the one any more that a run began with.
+
+    Args:
+        begun: the run's beginning. Runs that an earlier selfaug began don't tell which it was.
+        config: its settings.
+
+    Raises:
+        StorageError: if there is no such adapter.
+    """
+    if begun.went_on_from is None or (now := _went_on_from(config)) is None:
+        return None
+    return None if now["weights"] == begun.went_on_from["weights"] else now["run"]
 
 
 def _went_on_from(config: TrainConfig) -> dict[str, str] | None:
