@@ -439,5 +439,6 @@ def test_the_files_are_what_the_module_says(tmp_path: Path) -> None:
     lines = (tmp_path / "index" / "documents.jsonl").read_text().splitlines()
     assert [json.loads(line)["chunks"] for line in lines] == [2, 1, 0, 1]
     assert {path.name for path in (tmp_path / "index").iterdir()} == {
-        "index.json", "documents.jsonl", "unreadable.jsonl", "chunks.jsonl", "offsets.npy", "owners.npy", "bm25", "titles",
+        "index.json", "documents.jsonl", "unreadable.jsonl", "chunks.jsonl", "offsets.npy",
+        "owners.npy", "bm25", "titles",
     }  # fmt: skip
