@@ -75,6 +75,7 @@ def _write_run(folder: Path, rng: random.Random, samples: int, metrics: int) -> 
     write_record(folder / "evaluation.json", "evaluation", evaluation)
     record = {
         "model": {"name": "example/model", "trainable": 1000, "weights_hash": "cd" * 16},
+        "data": {"train": {"rows": metrics, "sources": [{"source": "rows.jsonl", "sha256": "01" * 32}]}},
         "settings_sha256": "ef" * 32, "steps": metrics, "epochs": 1.0, "seconds": 900.0, "anchor_seconds": 0.0,
         "noise_floor": 1e-9,
         "final": {"nll": 0.1, "alignment_loss": 0.02, "alpha": 0.5}, "evaluation": {}, "reference_cache_bytes": 0,
