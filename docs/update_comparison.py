@@ -169,7 +169,15 @@ def readme_block(record: dict[str, Any], longer: dict[str, dict[str, Any]]) -> s
     correlation = record["forecast"]["correlation"]
     rows = TextTable(
         "",
-        ["", "exact answers", "general checks − base, in points", "style leaks", "needs besides the rows"],
+        [
+            "",
+            "exact answers",
+            "general checks − base, in points",
+            "style leaks",
+            "minutes",
+            "GB",
+            "needs besides the rows",
+        ],
         [_readme_row(methods[name], needs) for name, needs in NEEDS.items()],
     )
     steps = settings["config"]["train"]["steps"]
@@ -177,6 +185,8 @@ def readme_block(record: dict[str, Any], longer: dict[str, dict[str, Any]]) -> s
         f"On the demo's model and rows, with {steps} steps and {_counts(methods)} seeds a method; 95 % intervals in "
         "brackets:",
         markdown(rows),
+        "Minutes and memory are a training's, with what the base model writes for it; the scaled adapter's and the "
+        "router's are plain LoRA's, the router's with the requests that it learns from. Other work ran beside some.",
         "The router does best on these well separated requests. Over "
         f"{len(record['forecast']['drifts'])} runs, forgetting goes with drift: rank correlation "
         f"{correlation['value']:.2f} ({correlation['low']:.2f} to {correlation['high']:.2f}). "
@@ -211,6 +221,8 @@ def _readme_row(method: dict[str, Any], needs: str) -> list[str]:
         _percent(method["suites"]["task"]["score"]["value"]),
         _with_interval(lost),
         _percent(leaks["value"]),
+        f"{(method['train_seconds'] + method['write_seconds']) / 60:.1f}",
+        f"{method['peak_memory_bytes'] / 1e9:.1f}",
         needs,
     ]
 
