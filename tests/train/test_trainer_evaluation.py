@@ -56,7 +56,7 @@ def test_rows_that_the_cache_does_not_hold_are_evaluated_with_the_adapter_off(
     for name in ("eval_nll", "eval_alignment_loss", "eval_loss"):
         assert results[0][name] == pytest.approx(results[1][name], rel=1e-4)
     assert trainers[0].evaluate()["eval_alignment_loss"] > 0
-    assert isinstance(trainers[0]._eval_reference, CachedReference)
+    assert isinstance(trainers[0]._evaluation.reference, CachedReference)
 
 
 def test_rows_that_the_cache_of_a_whole_model_does_not_hold_are_refused(

@@ -15,6 +15,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import ConfigError, DataError, ModelError
+from selfaug.train.step_counts import PromptWatch
 
 
 def _chat(row: dict[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
@@ -148,9 +149,9 @@ def test_a_collator_that_makes_completions_of_all_tokens_is_an_error(
         run(tiny_model_dir, tmp_path, data_collator=learn_all, max_steps=20)
     assert "leave data_collator out" in str(error.value.hint)
     # Few rows with a prompt are enough.
-    trainer = make_trainer(tiny_model_dir, tmp_path, data_collator=collator)
+    watch = PromptWatch(own_collator=True)
     for within_prompts in (0, 3, *[0] * 12):
-        trainer._check_unseen_rows(within_prompts)
+        watch.look_at(within_prompts)
 
 
 def test_a_mask_of_completions_counts_beside_labels_too(

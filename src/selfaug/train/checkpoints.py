@@ -13,10 +13,11 @@ from transformers.trainer_utils import sort_checkpoints
 
 from selfaug.core.printable import counted
 from selfaug.errors import ConfigError, StorageError
-from selfaug.rundir import CHECKPOINT_STATE
+from selfaug.rundir import CHECKPOINT_STATE, latest_complete_checkpoint
 
 __all__ = [
     "delete_old_checkpoints",
+    "latest_checkpoint",
     "read_checkpoint_state",
     "require_processes",
     "write_checkpoint_state",
@@ -55,6 +56,18 @@ def read_checkpoint_state(folder: Path, settings: Mapping[str, float | None]) ->
             hint="resume with the checkpoint's; for others, start a training of its own from its weights.",
         )
     return state
+
+
+def latest_checkpoint(folder: str) -> str:
+    """The latest checkpoint in a folder that was written to its end.
+
+    Raises:
+        StorageError: if there is none.
+    """
+    latest = latest_complete_checkpoint(folder)
+    if latest is None:
+        raise StorageError(f"no complete checkpoint in {folder}.", hint="start without resuming.")
+    return str(latest)
 
 
 def require_processes(what: str, before: int, now: int) -> None:

@@ -1,20 +1,63 @@
-"""What the trainer asks of a model before it trains: where it lies, which layers it has, which parameters take part."""
+"""What the trainer asks of its arguments, and of a model before it trains: where it lies, its layers and parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
 from selfaug.errors import ConfigError
-from selfaug.model.adapters import fused_layers
+from selfaug.model.adapters import fused_layers, require_adapters_of_peft
 from selfaug.model.fingerprint import is_adapter_tensor
 from selfaug.model.hidden import causal_model
+from selfaug.train.reference_choice import require_untouched_base
+from selfaug.train.selfaug_config import SelfAugConfig
 
-__all__ = ["forget_absent_layers", "has_no_experts", "require_one_device", "uses_all_parameters"]
+__all__ = [
+    "forget_absent_layers",
+    "has_no_experts",
+    "refuse_arguments",
+    "require_one_device",
+    "takes_only_peft",
+    "uses_all_parameters",
+]
 
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def refuse_arguments(model: Any, args: Any, others: Mapping[str, Any]) -> None:
+    """Refuse what can't be seen any more, or can't be undone, once trl has the model.
+
+    Args:
+        model: as it is given: a name, too.
+        args: the settings.
+        others: arguments of the Trainer's.
+
+    Raises:
+        ConfigError, ModelError: with what to use instead.
+    """
+    if not isinstance(args, SelfAugConfig):
+        raise ConfigError(
+            f"args is a {type(args).__name__}.",
+            hint="make it a SelfAugConfig: it takes all of SFTConfig's fields.",
+        )
+    if others.get("compute_loss_func") is not None:
+        raise ConfigError(
+            "compute_loss_func can't be used: the loss is nll plus alignment.",
+            hint="leave it out; `selfaug.alignment_loss` is the loss for a loop of your own.",
+        )
+    if takes_only_peft(args, others) and isinstance(model, nn.Module):
+        require_adapters_of_peft(model)  # before trl puts another adapter into it, and the first one is lost
+    if args.alpha > 0 and isinstance(model, PeftModel):
+        require_untouched_base(model)
+
+
+def takes_only_peft(args: SelfAugConfig, others: Mapping[str, Any]) -> bool:
+    """Whether an adapter of another library than PEFT would be in the way."""
+    return args.alpha > 0 or others.get("peft_config") is not None
 
 
 def uses_all_parameters(model: nn.Module) -> bool:

@@ -42,6 +42,7 @@ __all__ = [
     "ChosenReference",
     "choose_reference",
     "require_cacheable",
+    "require_rows_to_draw",
     "require_shared_folder",
     "require_untouched_base",
     "warn_of_trained_adapter",
@@ -261,6 +262,33 @@ def require_cacheable(config: Any, lengths: Iterable[int], *, other: str | None,
         raise ConfigError(
             f"reference='cache' would hold hidden states of another model than the one that trains: {depends}.",
             hint="begin a new run: this one was aligned to such states." if begun else instead,
+        )
+
+
+def require_rows_to_draw(aligned: AlignedRows, config: Any, *, are_packed: bool, with_anchors: bool) -> None:
+    """Refuse `row_fraction` where what is left out of a batch changes what is in it.
+
+    Args:
+        aligned: the rows.
+        config: of the model.
+        are_packed: whether rows are packed or padding-free.
+        with_anchors: whether anchors are among the rows of a batch.
+
+    Raises:
+        ConfigError: if it does.
+    """
+    if with_anchors:
+        raise ConfigError(
+            "row_fraction would draw anchors too: they are among the rows of a batch with DeepSpeed, and of a stream "
+            "that several processes share.",
+            hint="leave row_fraction at 1, or anchors at 'none'.",
+        )
+    if not are_packed or aligned.has_stream():
+        return
+    if depends := why_rows_depend_on_their_batch(config, aligned.lengths()):
+        raise ConfigError(
+            f"row_fraction with packed or padding-free rows would align to another model: {depends}.",
+            hint="leave row_fraction at 1, or leave packing and padding_free out.",
         )
 
 

@@ -6,28 +6,23 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset, IterableDataset
+from datasets import IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
-from trl import SFTTrainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import EvalLoopOutput
 
 from selfaug.core.alignment import OutputHead
 from selfaug.core.controller import DriftController
-from selfaug.core.positions import IGNORED, count_tokens
 from selfaug.core.printable import printable_size
-from selfaug.errors import CacheError, ConfigError, DataError, StorageError
+from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.model.adapters import (
     begins_at_random,
     changes_nothing_yet,
@@ -40,54 +35,46 @@ from selfaug.model.head import require_verified_head
 from selfaug.model.hidden import causal_model
 from selfaug.model.loading import window_of
 from selfaug.model.packed_documents import require_documents_apart
-from selfaug.model.reference import AdapterOff, CachedReference, FrozenCopy, Reference
-from selfaug.rundir import latest_complete_checkpoint
+from selfaug.model.reference import CachedReference, FrozenCopy, Reference
+from selfaug.train.accelerator_setup import set_up_accelerator
 from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors
-from selfaug.train.checkpoints import (
-    delete_old_checkpoints,
-    read_checkpoint_state,
-    require_processes,
-    write_checkpoint_state,
-)
+from selfaug.train.base_trainer import BaseTrainer
+from selfaug.train.checkpoints import latest_checkpoint, read_checkpoint_state, require_processes
 from selfaug.train.dataset_rows import (
-    documents,
     masked_labels_error,
-    no_prompt_tokens,
     require_prepared_rows,
     require_prompt_tokens,
     require_serving_prompts,
     warn_of_long_rows,
     with_completions,
 )
-from selfaug.train.filled_rows import count_added, fill_up, of_given_rows, without_added
-from selfaug.train.length_order import LengthOrder
+from selfaug.train.evaluation import Evaluation
 from selfaug.train.loss import AlignmentLoss, alignment_loss
 from selfaug.train.model_checks import (
     forget_absent_layers,
     has_no_experts,
+    refuse_arguments,
     require_one_device,
-    uses_all_parameters,
+    takes_only_peft,
 )
 from selfaug.train.reference_choice import (
     AlignedRows,
     choose_reference,
+    require_rows_to_draw,
     require_shared_folder,
-    require_untouched_base,
     warn_of_trained_adapter,
-    why_rows_depend_on_their_batch,
 )
 from selfaug.train.selfaug_config import SelfAugConfig
+from selfaug.train.step_counts import PromptWatch, StepCounts, count_step
+from selfaug.train.step_metrics import TokenRate, batch_sums, means_of
 from selfaug.train.weight_penalty import lora_change
 
 __all__ = ["SelfAugTrainer"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_STEPS_WITHOUT_PROMPTS = 10
-"""So many steps of a stream, or of a collator of the user's, without one prompt token, and there will be none."""
 
-
-class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
+class SelfAugTrainer(BaseTrainer):
     """Supervised fine-tuning that keeps the next-token distributions over the prompt close to the reference model's.
 
     Takes what trl's `SFTTrainer` takes, with a `SelfAugConfig` as `args`. Rows are prompt–completion (text or
@@ -120,9 +107,6 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     _tag_names = ["trl", "sft", "selfaug"]  # noqa: RUF012 (trl's own attribute)
     _name = "SelfAug"
-    eval_dataset: Any
-    data_collator: Any
-    compute_metrics: Any
 
     def __init__(
         self,
@@ -139,7 +123,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = SelfAugConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SelfAug")
-        _refuse_arguments(model, args, kwargs)
+        refuse_arguments(model, args, kwargs)
         is_formatted = kwargs.get("formatting_func") is not None
         train_dataset = with_completions(train_dataset, args, is_formatted=is_formatted)
         if eval_dataset is not None:
@@ -154,6 +138,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             eval_dataset=eval_dataset,
             **kwargs,
         )
+        self._own_collator = data_collator is not None
         self._make_model_ready(kwargs)
         require_serving_prompts(train_dataset, self._tokenizer)
         self._check_setup()
@@ -164,7 +149,6 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             if isinstance(model, PeftModel)
             else not begins_at_random(self.model)
         )
-        self._own_collator = data_collator is not None
         # A text is read as JSON when the settings are made.
         self._template_arguments = cast("dict[str, Any]", args.chat_template_kwargs or {})
         self._on_anchor_progress = on_anchor_progress
@@ -180,7 +164,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     warn_of_trained_adapter(self.model)
         self.add_callback(_Prepare(self))
 
-    # ---- before training
+    # ---- when it is made
 
     def _make_model_ready(self, arguments: Mapping[str, Any]) -> None:
         """Refuse a model that can't be trained so, and set right what this training needs to be otherwise in it.
@@ -188,7 +172,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         Args:
             arguments: of the Trainer's.
         """
-        if _takes_only_peft(self.args, arguments):
+        if takes_only_peft(self.args, arguments):
             require_adapters_of_peft(self.model)  # trl loads one that is in the model's folder
         require_one_device(causal_model(self.model))
         if (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self._is_sharded:
@@ -210,24 +194,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             raise DataError("rows with images are not supported.", hint="train on text rows.")
         require_prepared_rows(self.train_dataset, self._evals(), self.args)
         warn_of_long_rows([self.train_dataset, *self._evals()], window_of(causal_model(self.model).config))
-        parallelism = self.accelerator.parallelism_config
-        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
-            raise ConfigError(
-                "context and sequence parallelism split rows, which the alignment does not support.",
-                hint="shard the weights instead (FSDP2), with reference='adapter_off'.",
-            )
+        set_up_accelerator(
+            self.accelerator, self.model, find_unused_parameters=self.args.ddp_find_unused_parameters
+        )
         # The loss is divided by counts over the whole optimizer step: the Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
-        shards = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if shards is not None and isinstance(shards.mixed_precision_policy, MixedPrecisionPolicy):
-            # accelerate would have gradients of micro-batches and processes added up in 16 bits.
-            shards.mixed_precision_policy = replace(shards.mixed_precision_policy, reduce_dtype=torch.float32)
-        if shards is not None and not isinstance(self.model, PeftModel):
-            # Else each process keeps all gradients whole until the last micro-batch, as large as the model.
-            self.accelerator.gradient_state.plugin_kwargs["sync_each_batch"] = True
-        if self.args.ddp_find_unused_parameters is None and uses_all_parameters(self.model):
-            # transformers has DDP look for unused ones in every step of a PEFT model, which then warns.
-            self.accelerator.ddp_handler.find_unused_parameters = False
         if self.args.weight_penalty > 0:
             if self._is_sharded:
                 raise ConfigError(
@@ -254,14 +225,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._ready = False
         self._counts = (0.0, 0.0)
         self._pending: Tensor | None = None
-        self._eval_sums: list[Tensor] = []
-        self._eval_rows: Any = None
-        self._eval_reference: Reference | None = None
-        self._clock: tuple[float, float] | None = None
-        self._is_saving = False
+        self._evaluation = Evaluation()
+        self._token_rate = TokenRate()
         self._cache: ReferenceCache | None = None
         self._own_head: OutputHead | None = None
-        self._steps_without_prompts: int | None = 0  # None once a prompt was seen
+        self._prompt_watch = PromptWatch(own_collator=self._own_collator)
         self._anchors_to_write = args.anchors == "self"
         self._at_anchors = False
 
@@ -273,25 +241,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 Path(self.args.anchors), self._tokenizer, self.args.max_length, self._template_arguments
             )
         if self.args.row_fraction < 1:
-            self._require_rows_to_draw()
+            require_rows_to_draw(
+                self._aligned_rows(),
+                causal_model(self.model).config,
+                are_packed=self.padding_free,
+                with_anchors=self.args.anchors != "none" and self._anchors_are_among_rows,
+            )
         self._choose_reference()
-
-    def _require_rows_to_draw(self) -> None:
-        """Refuse row_fraction where what is left out of a batch changes what is in it."""
-        if self.args.anchors != "none" and self._anchors_are_among_rows:
-            raise ConfigError(
-                "row_fraction would draw anchors too: they are among the rows of a batch with DeepSpeed, and of a "
-                "stream that several processes share.",
-                hint="leave row_fraction at 1, or anchors at 'none'.",
-            )
-        aligned, config = self._aligned_rows(), causal_model(self.model).config
-        if not self.padding_free or aligned.has_stream():
-            return
-        if depends := why_rows_depend_on_their_batch(config, aligned.lengths()):
-            raise ConfigError(
-                f"row_fraction with packed or padding-free rows would align to another model: {depends}.",
-                hint="leave row_fraction at 1, or leave packing and padding_free out.",
-            )
 
     def _choose_reference(self, chosen: str | None = None) -> None:
         """As `choose_reference` does, while the model is whole and untrained.
@@ -313,11 +269,6 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._cache, self._own_head = found.cache, found.own_head
         self._ready = False
 
-    @property
-    def _is_sharded(self) -> bool:
-        """Whether FSDP or DeepSpeed has the model; ZeRO-2, which leaves weights whole, is taken for it too."""
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
     def _aligned_rows(self) -> AlignedRows:
         """All data sets that the trainer was made with, and the anchors that are there by now."""
         return AlignedRows(self.train_dataset, self._evals(), self.anchors)
@@ -338,6 +289,41 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if (most := aligned.tokens() * self._cache.row_bytes) <= spare:
             return most
         return self._cache.bytes_to_write(aligned.documents())
+
+    # ---- when training starts
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's; `resume_from_checkpoint=True` takes the latest checkpoint that was written to its end.
+
+        Raises:
+            StorageError: if there is none, or the one that is named is not complete.
+            ConfigError: if it was trained with another `alpha` or `drift_limit`, or by another number of processes.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = latest_checkpoint(self.args.output_dir)
+        self._forget_earlier_training()
+        if resume_from_checkpoint:
+            self._load_state(Path(resume_from_checkpoint), trains_on=True)
+        self.prepare_anchors()
+        self._forget_evaluation()
+        self._began = time.monotonic()
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _forget_earlier_training(self) -> None:
+        """What a training that was broken off in this process has left of its last steps."""
+        self._pending = None
+        self._token_rate.stop()
+        self._metrics["train"].clear()
+        if self.controller is None:
+            self._alpha = self.args.alpha
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this training so far: writing anchors, the way to the checkpoint that it goes on from, and since.
+
+        As if it had never been interrupted: steps that were lost after that checkpoint are not counted twice.
+        """
+        return self._earlier_seconds + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def prepare_anchors(self, there: tuple[list[list[int]], float] | None = None) -> None:
         """Have the model write its anchors, once: the first process for all. Called when training starts.
@@ -375,47 +361,15 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     def _take_anchors(self, anchors: list[list[int]], seconds: float) -> None:
         self.anchors, self.anchor_seconds, self._anchors_to_write = anchors, seconds, False
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of this training so far: writing anchors, the way to the checkpoint that it goes on from, and since.
-
-        As if it had never been interrupted: steps that were lost after that checkpoint are not counted twice.
-        """
-        return self._earlier_seconds + (0.0 if self._began is None else time.monotonic() - self._began)
-
     def prepare_alignment(self) -> None:
         """Check the model and get the reference ready; called when training or evaluation starts."""
         if self._ready:
             return
-        model = self.model_wrapped
-        self._check_head(model)
-        self._check_packing(model)
-        if (cache := self._cache) is not None:
-            documents = list(self._aligned_rows().documents())
-            if (
-                self.state.global_step > 0
-                and not isinstance(self.model, PeftModel)
-                and cache.missing(documents)
-            ):
-                raise StorageError(
-                    f"the reference cache in {cache.folder} is not complete, and the model has moved from the "
-                    "reference already.",
-                    hint="start the training anew.",
-                )
-            require_shared_folder(cache, documents, is_sharded=self._is_sharded)
-            for part in self._aligned_rows().parts():
-                with self.accelerator.autocast():
-                    self.reference_bytes += cache.build(
-                        model,
-                        part,
-                        rank=self.accelerator.process_index,
-                        processes=self.accelerator.num_processes,
-                        barrier=self.accelerator.wait_for_everyone,
-                        from_first=lambda value: broadcast_object_list([value])[0],
-                        on_size=lambda size: self.on_cache_size(size, cache.folder),
-                        on_progress=self.on_cache_progress,
-                    )
-            self._reference = CachedReference(cache, self.model, self._own_head)
+        self._check_head(self.model_wrapped)
+        self._check_packing(self.model_wrapped)
+        if self._cache is not None:
+            self._build_cache(self._cache)
+            self._reference = CachedReference(self._cache, self.model, self._own_head)
         self._ready = True
 
     def _check_head(self, model: nn.Module) -> None:
@@ -439,6 +393,30 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 ),
             )
 
+    def _build_cache(self, cache: ReferenceCache) -> None:
+        """Compute what the reference cache lacks; all processes take part."""
+        documents = list(self._aligned_rows().documents())
+        has_moved = self.state.global_step > 0 and not isinstance(self.model, PeftModel)
+        if has_moved and cache.missing(documents):
+            raise StorageError(
+                f"the reference cache in {cache.folder} is not complete, and the model has moved from the "
+                "reference already.",
+                hint="start the training anew.",
+            )
+        require_shared_folder(cache, documents, is_sharded=self._is_sharded)
+        for part in self._aligned_rows().parts():
+            with self.accelerator.autocast():
+                self.reference_bytes += cache.build(
+                    self.model_wrapped,
+                    part,
+                    rank=self.accelerator.process_index,
+                    processes=self.accelerator.num_processes,
+                    barrier=self.accelerator.wait_for_everyone,
+                    from_first=lambda value: broadcast_object_list([value])[0],
+                    on_size=lambda size: self.on_cache_size(size, cache.folder),
+                    on_progress=self.on_cache_progress,
+                )
+
     def on_cache_size(self, size: int, folder: Path) -> None:
         """Called with the bytes that the reference cache will take, before it is computed; replace it likewise."""
         logger.info("the reference cache takes %s in %s", printable_size(size), folder)
@@ -448,7 +426,31 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if done == total or done % 100 == 0:
             logger.info("reference cache: %d of %d documents", done, total)
 
-    # ---- the loss
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's, with anchors beside the rows."""
+        collator = self.data_collator
+        if self.anchors:
+            several = self.accelerator.num_processes > 1
+            self.data_collator = AnchorCollator(
+                collator,
+                self.anchors,
+                self.args.anchor_share,
+                self.args.seed,
+                # DeepSpeed counts every backward as a micro-batch; a stream's batches are cut up for the processes.
+                together=self._anchors_are_among_rows,
+                always=several,
+            )
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
+
+    @property
+    def _anchors_are_among_rows(self) -> bool:
+        several = self.accelerator.num_processes > 1
+        return self.is_deepspeed_enabled or (several and isinstance(self.train_dataset, IterableDataset))
+
+    # ---- a step
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -459,53 +461,34 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self.control.should_training_stop = True
             return [], None
         self._finish_step()
-        if self._clock is None:
-            self._clock = (time.perf_counter(), float(self._total_train_tokens))
+        self._token_rate.begin(self._total_train_tokens)
         batches = []
         for _ in range(num_batches):
             try:
                 batches.append(next(epoch_iterator))
             except StopIteration:
                 break
-        # Added up where they are, and fetched once: on a GPU each fetch waits for all that was begun.
         are_unseen = (
             self.args.alpha > 0
-            and self._steps_without_prompts is not None
+            and self._prompt_watch.steps_without is not None
             and (self._own_collator or isinstance(self.train_dataset, IterableDataset))
         )
-        counts = torch.zeros(5, dtype=torch.int64, device=device)
-        counts[3] = len(batches)
-        for batch in batches:
-            for part in (batch, batch.get("anchors")):
-                if part is not None:
-                    counts[:2] += _count(part, self.args.align_boundary).to(device)
-            if are_unseen:  # without the boundary: a document that is all completion has one too
-                counts[2] += _count(batch, False)[1].to(device)
-            if self._own_collator:
-                counts[4] += _count_masked_labels(batch).to(device)
+        counts = count_step(
+            batches,
+            align_boundary=self.args.align_boundary,
+            for_prompts=are_unseen,
+            for_masked_labels=self._own_collator,
+            device=device,
+        )
         counts = self.accelerator.reduce(counts, "sum") // self._tp_size
-        completion_tokens, aligned_positions, within_prompts, batches_of_all, masked_labels = counts.tolist()
-        self._counts = (float(completion_tokens), float(aligned_positions))
-        if masked_labels:
-            raise masked_labels_error(f"{masked_labels} tokens of a step")
+        of_all = StepCounts(*counts.tolist())
+        self._counts = (float(of_all.completion_tokens), float(of_all.aligned_positions))
+        if of_all.masked_labels:
+            raise masked_labels_error(f"{of_all.masked_labels} tokens of a step")
         # After the last row of a stream, the Trainer asks for more until the steps are full: those have no batches.
-        if are_unseen and batches_of_all:
-            self._check_unseen_rows(within_prompts)
+        if are_unseen and of_all.batches:
+            self._prompt_watch.look_at(of_all.within_prompts)
         return batches, counts[0]
-
-    def _check_unseen_rows(self, within_prompts: int) -> None:
-        """What `require_prompt_tokens` does, for rows that are only seen as they come, or as a collator makes them.
-
-        One prompt token is enough, as there: later steps may be without, where few rows have a prompt.
-        """
-        if within_prompts or self._steps_without_prompts is None:
-            self._steps_without_prompts = None
-            return
-        self._steps_without_prompts += 1
-        if self._steps_without_prompts == _MOST_STEPS_WITHOUT_PROMPTS:
-            raise no_prompt_tokens(
-                f"the rows of the first {self._steps_without_prompts} steps", own_collator=self._own_collator
-            )
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -532,17 +515,41 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         num_items_in_batch: Any = None,
     ) -> Any:
         """nll plus alpha times alignment of one micro-batch, normalised over the whole optimizer step."""
-        training = self.model.training
-        if not training:
+        if not self.model.training:
             self.prepare_alignment()
-        reference = self._reference if training else self._reference_of_evaluation()
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
-        completion_tokens, aligned_positions = (
-            self._counts if training and num_items_in_batch is not None else (None,) * 2
-        )
+        # Else it is normalised over this batch.
+        is_part_of_step = self.model.training and num_items_in_batch is not None
+        result = self._alignment_loss(model, inputs, self._counts if is_part_of_step else (None, None))
+        if self.aux_loss_enabled and getattr(result.output, "aux_loss", None) is None:
+            self._leave_out_router_loss()
+        loss = self._whole_loss(result, is_part_of_step=is_part_of_step)
+        self._take_in(result, inputs)
+        if not return_outputs:
+            return loss
+        with torch.no_grad():
+            return loss, model(
+                **{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False
+            )
+
+    def _alignment_loss(
+        self, model: nn.Module, inputs: dict[str, Any], counts: tuple[float, float] | tuple[None, None]
+    ) -> AlignmentLoss:
+        """nll and alignment; evaluated are all positions and rows, with the reference that these rows have.
+
+        Args:
+            model: as the Trainer calls it.
+            inputs: the micro-batch.
+            counts: completion tokens and aligned positions that it is normalised by; None for its own.
+        """
+        training = self.model.training
+        reference = self._reference
+        if not training:
+            reference = self._evaluation.reference_of_rows(reference, self.model, is_sharded=self._is_sharded)
+        completion_tokens, aligned_positions = counts
         with self.accelerator.autocast():
-            result = alignment_loss(
+            return alignment_loss(
                 model,
                 inputs,
                 alpha=self._alpha if reference is not None else 0.0,
@@ -558,31 +565,27 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 seed=self.args.seed,
                 step=self.state.global_step,
             )
+
+    def _whole_loss(self, result: AlignmentLoss, *, is_part_of_step: bool) -> Tensor:
+        """The loss as the Trainer is to take it: with the weight penalty and the router's loss.
+
+        Args:
+            result: of the micro-batch.
+            is_part_of_step: whether it is normalised over the whole step.
+        """
         loss = result.loss
-        if training and num_items_in_batch is not None:
+        if is_part_of_step:
             # DDP and FSDP average gradients over processes; the loss is divided by counts over all of them already.
             loss = loss * (self.accelerator.num_processes // self._tp_size)
-        steps = self.current_gradient_accumulation_steps if training and num_items_in_batch is not None else 1
-        if self.args.weight_penalty > 0 and training and not self._at_anchors:
+        steps = self.current_gradient_accumulation_steps if is_part_of_step else 1
+        if self.args.weight_penalty > 0 and self.model.training and not self._at_anchors:
             # Once a step: a part with each micro-batch, and the same on every process, which are averaged.
             penalty = lora_change(self.model)
             self._metrics["train"]["weight_change"].append(float(penalty.detach()) ** 0.5)
             loss = loss + self.args.weight_penalty * penalty / steps
-        if self.aux_loss_enabled and getattr(result.output, "aux_loss", None) is None:
-            self._leave_out_router_loss()
         if self.aux_loss_enabled and not self._at_anchors:
-            aux_loss = result.output.aux_loss
-            loss = loss + self.router_aux_loss_coef * aux_loss / steps
-        tokens = _real_tokens(inputs)
-        if self._at_anchors:  # one that stands for none doesn't count
-            tokens = tokens * (result.aligned_positions > 0)
-        self._take_in(result, tokens, training)
-        if not return_outputs:
-            return loss
-        with torch.no_grad():
-            return loss, model(
-                **{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False
-            )
+            loss = loss + self.router_aux_loss_coef * result.output.aux_loss / steps
+        return loss
 
     def _leave_out_router_loss(self) -> None:
         """Train without one: the config has its coefficient, and the model's output no such loss (Llama 4)."""
@@ -591,41 +594,28 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self.aux_loss_enabled = False
         inner.config.get_text_config().output_router_logits = False
 
-    def _take_in(self, result: AlignmentLoss, tokens: Tensor, training: bool) -> None:
+    # ---- metrics of a step, and logs
+
+    def _take_in(self, result: AlignmentLoss, inputs: dict[str, Any]) -> None:
         """Add a micro-batch's sums to the step's (or the evaluation's)."""
-        with_aux = self.aux_loss_enabled and not self._at_anchors
-        device = self.args.device
-        aux = result.output.aux_loss.detach() if with_aux else torch.zeros((), device=device)
-        sums = torch.stack(
-            [
-                value.detach().to(device=device, dtype=torch.float64 if self._has_float64 else torch.float32)
-                for value in (
-                    result.nll_sum,
-                    result.alignment_sum,
-                    result.entropy_sum,
-                    result.correct,
-                    result.completion_tokens,
-                    result.aligned_positions,
-                    tokens,
-                    aux,
-                    torch.full((), float(not self._at_anchors), device=device),
-                )
-            ]
+        with_router = self.aux_loss_enabled and not self._at_anchors
+        sums = batch_sums(
+            result,
+            inputs,
+            router_loss=result.output.aux_loss if with_router else None,
+            are_anchors=self._at_anchors,
+            device=self.args.device,
         )
-        if training:
+        if self.model.training:
             self._pending = sums if self._pending is None else self._pending + sums
         else:
-            self._eval_sums.append(sums)
-
-    @property
-    def _has_float64(self) -> bool:
-        return self.args.device.type in ("cpu", "cuda")
+            self._evaluation.sums.append(sums)
 
     def _finish_step(self) -> None:
         """Take the last step's sums over all processes: metrics, noise floor, and alpha for the next step."""
         if self._pending is None:
             return
-        metrics, tokens = self._reduce(self._pending)
+        metrics, tokens = self._means(self._pending)
         self._pending = None
         self._total_train_tokens += int(tokens) // self._tp_size
         for name, value in metrics.items():
@@ -641,32 +631,18 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if self.controller is not None:
             self._alpha = self.controller.update(metrics["alignment_loss"])
 
-    def _reduce(self, sums: Tensor) -> tuple[dict[str, float], float]:
-        """Means over all processes from sums, and the number of tokens."""
-        nll, alignment, entropy, correct, completions, aligned, tokens, aux, batches = (
-            self.accelerator.reduce(sums, "sum").tolist()
+    def _means(self, sums: Tensor) -> tuple[dict[str, float], float]:
+        """Means over all processes from the sums of each, and the number of tokens."""
+        return means_of(
+            self.accelerator.reduce(sums, "sum"),
+            has_reference=self._reference is not None,
+            has_router_loss=self.aux_loss_enabled,
         )
-        metrics = {
-            "nll": nll / max(completions, 1.0),
-            "entropy": entropy / max(completions, 1.0),
-            "mean_token_accuracy": correct / max(completions, 1.0),
-        }
-        if self._reference is not None:
-            metrics["alignment_loss"] = alignment / max(aligned, 1.0)
-        if self.aux_loss_enabled:
-            metrics["aux_loss"] = aux / batches
-        return metrics, tokens
-
-    # ---- logs, evaluation, checkpoints
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the metrics since the last log; a callback may call it on one process alone."""
-        if self.model.training:
-            now = (time.perf_counter(), float(self._total_train_tokens))
-            if self._clock is not None and now[1] > self._clock[1]:
-                rate = (now[1] - self._clock[1]) / (now[0] - self._clock[0])
-                self._metrics["train"]["tokens_per_second"] = [rate]
-                self._clock = now
+        if self.model.training and (rate := self._token_rate.take(self._total_train_tokens)) is not None:
+            self._metrics["train"]["tokens_per_second"] = [rate]
         super().log(logs, start_time)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
@@ -674,160 +650,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         # Here, where all processes come by: the last step is in the last log, that of the whole training, too.
         if self.control.should_log or self.control.should_training_stop:
             self._finish_step()
-        began = time.perf_counter()
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-        if self._clock is not None:
-            at, tokens = self._clock  # of the log in between, if there was one
-            self._clock = (at + time.perf_counter() - max(began, at), tokens)
+        with self._token_rate.paused():
+            super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """The Trainer's, with nll and alignment loss over all tokens instead of a mean of batch means."""
-        self._eval_sums = []
-        dataloader = kwargs["dataloader"] if "dataloader" in kwargs else args[0]
-        self._eval_rows, self._eval_reference = dataloader.dataset, None
-        if self._cache is not None:
-            self.prepare_anchors()  # it is built once, for them too; and here the model is not wrapped yet
-        compute_metrics = self.compute_metrics
-        if compute_metrics is not None and (added := self._added_rows()):
-            # Where batches stay apart, the added rows are in the last one.
-            apart = not self.args.eval_do_concat_batches
-            whole = self._whole_batch if apart or self.args.batch_eval_metrics else len(self._eval_rows)
-            self.compute_metrics = of_given_rows(compute_metrics, whole, whole - added, apart=apart)
-        try:
-            output = super().evaluation_loop(*args, **kwargs)
-        finally:
-            self.compute_metrics = compute_metrics
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        if self._eval_sums:
-            metrics, _ = self._reduce(torch.stack(self._eval_sums).sum(0))
-            # With the weight that the training starts from, also where a drift limit moves it: evaluations are
-            # compared with each other.
-            loss = metrics["nll"] + self.args.alpha * metrics.get("alignment_loss", 0.0)
-            output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
-            output.metrics[f"{prefix}_loss"] = loss
-        return output
-
-    def _reference_of_evaluation(self) -> Reference | None:
-        """The reference for the rows of this evaluation: rows that the trainer was not made with are in no cache.
-
-        Decided for all rows at once, so that all processes do the same.
-
-        Raises:
-            CacheError: if there is nothing else to have it from.
-        """
-        if not isinstance(self._reference, CachedReference):
-            return self._reference
-        if self._eval_reference is None:
-            rows, cache = self._eval_rows, self._reference.cache
-            # A stream can't be looked through first.
-            known = isinstance(rows, Dataset) and not cache.missing(documents(rows))
-            if known:
-                self._eval_reference = self._reference
-            elif isinstance(self.model, PeftModel):
-                self._eval_reference = AdapterOff(self.model)
-            else:
-                what = "in the reference cache" if isinstance(rows, Dataset) else "a data set but a stream"
-                copied = ", or use reference='frozen_copy'"  # which shards refuse
-                if self._is_sharded:
-                    copied = ""
-                raise CacheError(
-                    f"these rows are not {what}, and the whole model trains: the reference model is no more.",
-                    hint=f"give them as eval_dataset when the trainer is made{copied}.",
-                )
-        return self._eval_reference
-
-    @property
-    def _anchors_are_among_rows(self) -> bool:
-        several = self.accelerator.num_processes > 1
-        return self.is_deepspeed_enabled or (several and isinstance(self.train_dataset, IterableDataset))
-
-    def get_train_dataloader(self) -> Any:
-        """The Trainer's, with anchors beside the rows."""
-        collator = self.data_collator
-        if self.anchors:
-            several = self.accelerator.num_processes > 1
-            self.data_collator = AnchorCollator(
-                collator,
-                self.anchors,
-                self.args.anchor_share,
-                self.args.seed,
-                # DeepSpeed counts every backward as a micro-batch; a stream's batches are cut up for the processes.
-                together=self._anchors_are_among_rows,
-                always=several,
-            )
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = collator
-
-    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """trl's; rows that it has packed stay so, where they are given to `evaluate` again."""
-        is_packed = isinstance(dataset, Dataset | IterableDataset) and "seq_lengths" in (
-            dataset.column_names or ()
-        )
-        return dataset if is_packed else super()._prepare_dataset(dataset, *args, **kwargs)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """The Trainer's; rows grouped by length come in the same order after resuming."""
-        sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, LengthGroupedSampler):
-            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            return LengthOrder(sampler, seed)
-        return sampler
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """The Trainer's; for several processes in the rows' own order, also where training rows go by length.
-
-        By length, the empty rows would come anywhere, and not at the end, from where results are cut off.
-        """
-        return None if self.accelerator.num_processes > 1 else super()._get_eval_sampler(eval_dataset)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """The Trainer's; for several processes with empty rows at the end, so that all have as many.
-
-        accelerate would fill up with rows from the beginning instead, which would then count twice.
-        """
-        if eval_dataset is None and self.eval_dataset is not None:
-            self.eval_dataset = self._fill_up(self.eval_dataset)
-        elif isinstance(eval_dataset, str):
-            self.eval_dataset[eval_dataset] = self._fill_up(self.eval_dataset[eval_dataset])
-        else:
-            eval_dataset = self._fill_up(eval_dataset)
-        return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """The Trainer's; filled up as for `get_eval_dataloader`."""
-        return super().get_test_dataloader(self._fill_up(test_dataset))
-
-    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
-        """The Trainer's, of prepared rows (`input_ids` and `labels`)."""
-        output: PredictionOutput = super().predict(test_dataset, *args, **kwargs)
-        filled = self._fill_up(test_dataset)
-        if filled is test_dataset or not self.args.eval_do_concat_batches:
-            return output
-        sizes = len(filled), len(test_dataset)
-        return output._replace(
-            predictions=without_added(output.predictions, *sizes),
-            label_ids=without_added(output.label_ids, *sizes),
-        )
-
-    def _fill_up(self, rows: Any) -> Any:
-        if not self._has_to_be_filled(rows):
-            return rows
-        return fill_up(rows, self._whole_batch, self._tokenizer.pad_token_id)
-
-    def _added_rows(self) -> int:
-        """How many empty rows the rows of this evaluation were filled up with."""
-        return count_added(self._eval_rows) if self._has_to_be_filled(self._eval_rows) else 0
-
-    def _has_to_be_filled(self, rows: Any) -> bool:
-        several = self.accelerator.num_processes > 1
-        return several and isinstance(rows, Dataset) and "input_ids" in rows.column_names
-
-    @property
-    def _whole_batch(self) -> int:
-        """Rows that all processes evaluate at once."""
-        return int(self.args.eval_batch_size * self.accelerator.num_processes)
+    # ---- evaluation
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The Trainer's; takes rows of every form that the trainer takes.
@@ -844,57 +670,28 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             )
         return super().evaluate(eval_dataset, *args, **kwargs)  # type: ignore[no-any-return]
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's; `resume_from_checkpoint=True` takes the latest checkpoint that was written to its end.
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The Trainer's, with nll and alignment loss over all tokens instead of a mean of batch means."""
+        dataloader = kwargs["dataloader"] if "dataloader" in kwargs else args[0]
+        self._evaluation = Evaluation(dataloader.dataset)
+        if self._cache is not None:
+            self.prepare_anchors()  # it is built once, for them too; and here the model is not wrapped yet
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output.metrics.update({f"{prefix}_{name}": value for name, value in self._evaluated().items()})
+        return output
 
-        Raises:
-            StorageError: if there is none, or the one that is named is not complete.
-            ConfigError: if it was trained with another `alpha` or `drift_limit`, or by another number of processes.
-        """
-        if resume_from_checkpoint is True:
-            latest = latest_complete_checkpoint(self.args.output_dir)
-            if latest is None:
-                raise StorageError(
-                    f"no complete checkpoint in {self.args.output_dir}.", hint="start without resuming."
-                )
-            resume_from_checkpoint = str(latest)
-        self._forget_earlier_training()
-        if resume_from_checkpoint:
-            self._load_state(Path(resume_from_checkpoint), trains_on=True)
-        self.prepare_anchors()
-        self._forget_evaluation()
-        self._began = time.monotonic()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+    def _evaluated(self) -> dict[str, float]:
+        """Metrics of the evaluation that is at its end; none of one without batches."""
+        if not self._evaluation.sums:
+            return {}
+        metrics, _ = self._means(self._evaluation.total())
+        # With the weight that the training starts from, also where a drift limit moves it: evaluations are compared
+        # with each other.
+        loss = metrics["nll"] + self.args.alpha * metrics.get("alignment_loss", 0.0)
+        return {**metrics, "loss": loss}
 
-    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's; steps between checkpoints, lines of metrics and evaluations are those of the settings.
-
-        A checkpoint's state brings those that it was saved with.
-        """
-        begun = super()._init_training_state(max_steps, *args, **kwargs)
-        self.state.compute_steps(self.args, max_steps)
-        return begun
-
-    def _forget_earlier_training(self) -> None:
-        """What a training that was broken off in this process has left of its last steps."""
-        self._pending = None
-        self._clock = None
-        self._metrics["train"].clear()
-        if self.controller is None:
-            self._alpha = self.args.alpha
-
-    def _forget_evaluation(self) -> None:
-        """Have a model wrapped that was evaluated before it is trained.
-
-        accelerate takes it for prepared then, and leaves DDP out: each process would train on its own.
-        """
-        if self.accelerator.num_processes == 1 or self._is_sharded:
-            return
-        if self.model.__dict__.pop("_is_accelerate_prepared", False):
-            self.accelerator._models.clear()  # with torch.compile, it is the compiled one
-            self.model_wrapped = self.model
-            if (own := self.model.__dict__.pop("_original_forward", None)) is not None:
-                self.model.forward = own  # without the autocast, which is put around it anew
+    # ---- checkpoints
 
     def restore(self, checkpoint: Path) -> None:
         """Take a checkpoint's weights and state without training on: another number of processes may.
@@ -907,35 +704,17 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The Trainer's; beside checkpoints only if they are pushed to a hub."""
-        if not self._is_saving or self.args.push_to_hub:
-            super().create_model_card(*args, **kwargs)
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._finish_step()
-        # The Trainer deletes old checkpoints before the new one has its state: a kill in between would leave none.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self._is_saving = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._is_saving = False
-            self.args.save_total_limit = limit
-        # Its mark, that it is complete, comes after what the other processes write into it.
-        self.accelerator.wait_for_everyone()
-        if not self.args.should_save:
-            return
-        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        if not self.args.push_to_hub:
-            (folder / "README.md").unlink(missing_ok=True)  # peft's form, which nobody has filled in
-        torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit, which they lacked a moment ago
-        state = {
+        super()._save_checkpoint(model, trial)
+
+    def _checkpoint_state(self) -> dict[str, Any]:
+        return {
             "settings": self._alignment_settings(),
             "processes": self.accelerator.num_processes,
             "alpha": self._alpha,
             "noise_floor": self.noise_floor,
-            "steps_without_prompts": self._steps_without_prompts,
+            "steps_without_prompts": self._prompt_watch.steps_without,
             "total_train_tokens": self._total_train_tokens,
             "controller": None if self.controller is None else self.controller.state(),
             "anchors": self.anchors,
@@ -944,31 +723,26 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             "seconds": self.seconds,
             "anchor_seconds": self.anchor_seconds,
         }
-        write_checkpoint_state(folder, state)
-        delete_old_checkpoints(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _alignment_settings(self) -> dict[str, float | None]:
         """What alpha goes by from here on, which another value could not change on the way without a word."""
         return {"alpha": self.args.alpha, "drift_limit": self.args.drift_limit}
 
     def _load_state(self, folder: Path, *, trains_on: bool) -> None:
+        """Take the state that `_checkpoint_state` gave.
+
+        Args:
+            folder: the checkpoint.
+            trains_on: whether training goes on from it.
+        """
         state = read_checkpoint_state(folder, self._alignment_settings())
         if trains_on:
             require_processes(str(folder), state["processes"], self.accelerator.num_processes)
         self._alpha = state["alpha"]
         self.noise_floor = state["noise_floor"]
-        self._steps_without_prompts = state["steps_without_prompts"]
+        self._prompt_watch.steps_without = state["steps_without_prompts"]
         self._total_train_tokens = state["total_train_tokens"]
-        # Not written anew: on another machine the model could write others.
-        anchors = state["anchors"]
-        if anchors != self.anchors and not (anchors and self._anchors_to_write):
-            logger.warning(
-                "the anchors are the %d of %s, which is gone on from, not the %d that are given",
-                len(anchors),
-                folder,
-                len(self.anchors),
-            )
-        self._take_anchors(anchors, state["anchor_seconds"])
+        self._take_anchors_of(state, folder)
         kind = state["reference"]
         if self.args.reference == "auto" and kind not in (None, self.reference_kind):
             # The free disk space, by which "auto" goes, is another now; numbers and memory are to stay the same.
@@ -979,34 +753,18 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if self.controller is not None and state["controller"] is not None:
             self.controller = DriftController.from_state(state["controller"])
 
-
-def _refuse_arguments(model: Any, args: Any, others: Mapping[str, Any]) -> None:
-    """Refuse what can't be seen any more, or can't be undone, once trl has the model.
-
-    Args:
-        model: as it is given: a name, too.
-        args: the settings.
-        others: arguments of the Trainer's.
-    """
-    if not isinstance(args, SelfAugConfig):
-        raise ConfigError(
-            f"args is a {type(args).__name__}.",
-            hint="make it a SelfAugConfig: it takes all of SFTConfig's fields.",
-        )
-    if others.get("compute_loss_func") is not None:
-        raise ConfigError(
-            "compute_loss_func can't be used: the loss is nll plus alignment.",
-            hint="leave it out; `selfaug.alignment_loss` is the loss for a loop of your own.",
-        )
-    if _takes_only_peft(args, others) and isinstance(model, nn.Module):
-        require_adapters_of_peft(model)  # before trl puts another adapter into it, and the first one is lost
-    if args.alpha > 0 and isinstance(model, PeftModel):
-        require_untouched_base(model)
-
-
-def _takes_only_peft(args: SelfAugConfig, others: Mapping[str, Any]) -> bool:
-    """Whether an adapter of another library than PEFT would be in the way."""
-    return args.alpha > 0 or others.get("peft_config") is not None
+    def _take_anchors_of(self, state: dict[str, Any], checkpoint: Path) -> None:
+        """Take a checkpoint's anchors, whatever anchors are given."""
+        # Not written anew: on another machine the model could write others.
+        anchors = state["anchors"]
+        if anchors != self.anchors and not (anchors and self._anchors_to_write):
+            logger.warning(
+                "the anchors are the %d of %s, which is gone on from, not the %d that are given",
+                len(anchors),
+                checkpoint,
+                len(self.anchors),
+            )
+        self._take_anchors(anchors, state["anchor_seconds"])
 
 
 class _Prepare(TrainerCallback):  # type: ignore[misc]
@@ -1022,21 +780,3 @@ class _Prepare(TrainerCallback):  # type: ignore[misc]
 def _each(rows: Any, change: Callable[[Any], Any]) -> Any:
     """A changed data set, or several of them by name."""
     return {name: change(one) for name, one in rows.items()} if isinstance(rows, dict) else change(rows)
-
-
-def _count(batch: dict[str, Tensor], align_boundary: bool) -> Tensor:
-    return count_tokens(
-        batch["labels"], batch.get("attention_mask"), batch.get("position_ids"), align_boundary=align_boundary
-    )
-
-
-def _count_masked_labels(batch: dict[str, Tensor]) -> Tensor:
-    mask = batch.get("attention_mask")
-    labels = batch["labels"]
-    return torch.zeros((), dtype=torch.int64) if mask is None else ((labels != IGNORED) & (mask == 0)).sum()
-
-
-def _real_tokens(inputs: dict[str, Any]) -> Tensor:
-    """Tokens of a micro-batch without padding, where the batch says what is padding."""
-    mask = inputs.get("attention_mask")
-    return mask.sum() if mask is not None else torch.tensor(inputs["input_ids"].numel())
