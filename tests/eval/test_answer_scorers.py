@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from selfaug.errors import DataError
 from selfaug.eval.abstention import abstains
 from selfaug.eval.amounts import parse_quantities
-from selfaug.eval.citations import citation_scores, cited_sources
+from selfaug.eval.citations import citation_scores, cited_sources, same_value
 from selfaug.eval.groundedness import groundedness
 from selfaug.eval.numeric_scorers import numeric_match, numeric_or_f1
 from selfaug.eval.text_scorers import contains, exact_match, token_f1
@@ -112,6 +112,19 @@ def test_what_is_called_the_answer_may_stand_on_a_line_of_its_own(begin: str, am
     )
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("Von 3, 4 und 7 Mio. €\nANTWORT: 2 Mio. €", "2 Mio. €"),
+        ("3億円、4億円、7億円のうち\n回答：2億円｜出典：[3]", "2億円"),
+        ("Parmi 3, 4 et 7 M€\nRéponse : 2 M€", "2 M€"),
+    ],
+)
+def test_what_is_called_the_answer_in_other_languages_counts_alone(answer: str, gold: str) -> None:
+    assert numeric_match(answer, gold)
+    assert not numeric_match(answer, gold.replace("2", "3"))
+
+
 @pytest.mark.parametrize("last", ["6", "**$6 million**", "$6 million.", "6 [2]", "$$\n6\n$$", "**6**\n\n[2]"])
 def test_an_amount_alone_on_the_last_line_is_the_answer(last: str) -> None:
     reckoned = "Revenue was $50 million in 2020, $56 million in 2021 and costs were $44 million."
@@ -179,6 +192,16 @@ def test_an_answer_that_is_a_clause_has_not_answered_with_its_number() -> None:
             "\\boxed{",
             "\\boxed{6} and \\text{",
         ),
+        *(
+            "TEUR ",
+            "[2、",
+            "1と",
+            "出典：1、",
+            "資料に記載",
+            "die Dokumente enthalten ",
+            "les documents ne ",
+            "no hay ",
+        ),
     ],
 )
 def test_long_nonsense_is_read_at_once(part: str) -> None:
@@ -193,6 +216,11 @@ def test_long_nonsense_is_read_at_once(part: str) -> None:
     assert not citation_scores(text, [2]).f1
     assert numeric_or_f1(text, "77") == 0.0
     assert time.process_time() - began < 5  # a second and a half at most, with coverage measured
+
+
+def test_letters_of_full_width_are_those_of_half_width() -> None:
+    assert same_value("回答：１２億円｜出典：［２］", "回答:12億円|出典:[3]")
+    assert not same_value("10²", "102")
 
 
 def test_the_best_of_several_golds_counts() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfaug.eval.document_answers import rows_of_side, sides_of
+from selfaug.eval.document_answers import rows_of_side, sides_of, unknown_no_answers
 from selfaug.eval.scorers import named_scorer
 
 SIDES = sides_of([])
@@ -70,6 +70,16 @@ def test_a_model_may_have_learnt_other_words_than_the_rows_have() -> None:
     assert sides["abstains where it must"].score(old, new, "") == 1
     assert sides["answers where it can"].score(old, GOLD, "") == 0
     assert rows_of_side(sides["value"], [GOLD, new, old], [old, new]) == [0]
+
+
+def test_a_base_model_abstains_in_words_of_its_own() -> None:
+    """It was never shown those of the rows; where its language isn't known, that is told."""
+    sides = {side.name: side for side in sides_of(["Keine Angabe."])}
+    said = "Die Dokumente enthalten dazu keine Informationen."
+    assert sides["abstains where it must"].score(said, "Keine Angabe.", "") == 1
+    assert sides["answers where it can"].score(said, "5 Mio. € [1]", "") == 0
+    assert unknown_no_answers(["Keine Angabe."]) == unknown_no_answers([]) == []
+    assert unknown_no_answers(["Ei ilmoitettu."]) == ["Ei ilmoitettu."]
 
 
 @pytest.mark.parametrize("no_answers", [[], ["Not stated."]])

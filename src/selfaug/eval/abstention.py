@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import re
 
+from selfaug.eval.abstention_elsewhere import (
+    ABSTENTION_ELSEWHERE,
+    DOCUMENTS_ELSEWHERE,
+    NOTHING_ELSE_ELSEWHERE,
+    TURNS_ELSEWHERE,
+)
 from selfaug.eval.amounts import NAMED_PART, parse_quantities
 
 __all__ = ["abstains"]
@@ -97,7 +103,7 @@ _NOTHING_ELSE = re.compile(
 )
 # "The passages, which cover 12 plants, do not state it."
 _OF_WHICH = re.compile(rf"(\b{_DOCUMENTS}),\s+(?:which|that|all)\b[^.;,\n]*,", re.IGNORECASE)
-_BUT = re.compile(rf"{_TURNS}|[.;,]", re.IGNORECASE)
+_BUT = re.compile(rf"{_TURNS}|{TURNS_ELSEWHERE}|[.;,]", re.IGNORECASE)
 # "They only mention Norvik, with $3 million": not what was asked for.
 _ONLY = re.compile(
     rf"\b(?:they|it|{_DOCUMENTS})\s+only\s+(?:{_PARTS['states']}|refers?\s+to)"
@@ -116,7 +122,9 @@ _CLAIMED_PART = re.compile(
 
 
 def abstains(answer: str) -> bool:
-    """Whether an answer says, in English, that the context holds none.
+    """Whether an answer says that the context holds none, in English, German, French, Spanish, Japanese or Chinese.
+
+    Of other languages than English, what models commonly write is known; the rules are the same.
 
     "Not stated" says so of anything; "not included", "not available", "cannot find" and the like only where documents
     or information are named beside, as things are not included either. A text that goes on to state an amount after
@@ -125,9 +133,9 @@ def abstains(answer: str) -> bool:
     that of a whole section never is.
     """
     answer = _OF_WHICH.sub(r"\1", answer.replace("’", "'"))
-    if _NOTHING_ELSE.fullmatch(answer):
+    if _NOTHING_ELSE.fullmatch(answer) or NOTHING_ELSE_ELSEWHERE.fullmatch(answer):
         return True
-    match = _ABSTENTION.search(answer)
+    match = _ABSTENTION.search(answer) or ABSTENTION_ELSEWHERE.search(answer)
     if match is None:
         return False
     start = max((one.end() for one in _BUT.finditer(answer[: match.start()])), default=0)
@@ -145,4 +153,4 @@ def _states_an_amount(part: str) -> bool:
 
 
 # "I checked all three documents": no amount that was asked for.
-_OF_DOCUMENTS = re.compile(rf"\s+(?:\w+\s+)?{_DOCUMENTS}", re.IGNORECASE)
+_OF_DOCUMENTS = re.compile(rf"\s+(?:\w+\s+)?{_DOCUMENTS}|\s*(?:\w+\s+)?{DOCUMENTS_ELSEWHERE}", re.IGNORECASE)

@@ -18,6 +18,7 @@ __all__ = [
     "NAMED_PART",
     "SCALES",
     "SIGNS",
+    "SPAN",
     "UNITS",
     "Quantity",
     "names_thousands",
@@ -63,7 +64,32 @@ _SCALES_WITH_COMMA = {
     "miljoen": 10**6, "miljard": 10**9, "miljon": 10**6, "miljoner": 10**6, "miljarder": 10**9,
     "millioner": 10**6, "milliarder": 10**9,
     "тыс": 10**3, "тысяч": 10**3, "млн": 10**6, "миллион": 10**6, "млрд": 10**9, "миллиард": 10**9,
-    "трлн": 10**12,
+    **dict.fromkeys(("тысяча", "тысячи"), 10**3), **dict.fromkeys(("миллиона", "миллионов"), 10**6),
+    **dict.fromkeys(("миллиарда", "миллиардов"), 10**9),
+    **dict.fromkeys(("трлн", "триллион", "триллиона", "триллионов"), 10**12),
+    # Ukrainian and Bulgarian
+    **dict.fromkeys(("тис", "тисяча", "тисячі", "хил", "хиляди"), 10**3),
+    **dict.fromkeys(("мільйон", "мільйона", "мільйони", "мільйонів", "милион", "милиона"), 10**6),
+    **dict.fromkeys(("мільярд", "мільярда", "мільярди", "мільярдів", "милиард", "милиарда"), 10**9),
+    **dict.fromkeys(("трильйон", "трильйона", "трильйони", "трильйонів", "трилион", "трилиона"), 10**12),
+    # Finnish and Hungarian
+    **dict.fromkeys(("tuhat", "tuhatta", "ezer"), 10**3),
+    **dict.fromkeys(("milj", "miljoona", "miljoonaa", "miljoonan", "millió", "milliós"), 10**6),
+    **dict.fromkeys(("miljardi", "miljardia", "miljardin", "milliárd", "milliárdos"), 10**9),
+    **dict.fromkeys(("biljoona", "biljoonaa"), 10**12),
+    # Greek; ς ends a word
+    **dict.fromkeys(("χιλ", "χιλιάδες", "χιλιάδων"), 10**3),
+    **dict.fromkeys(("εκατ", "εκατομμύριο", "εκατομμύρια", "εκατομμυρίων"), 10**6),
+    **dict.fromkeys(("δισ", "δις", "δισεκατομμύριο", "δισεκατομμύρια", "δισεκατομμυρίων"), 10**9),
+    **dict.fromkeys(("τρισ", "τρις", "τρισεκατομμύριο", "τρισεκατομμύρια"), 10**12),
+    # Vietnamese and Indonesian
+    **dict.fromkeys(("nghìn", "ngàn", "ribu"), 10**3), **dict.fromkeys(("triệu", "juta"), 10**6),
+    **dict.fromkeys(("tỷ", "tỉ", "miliar"), 10**9), **dict.fromkeys(("nghìn tỷ", "ngàn tỷ", "triliun"), 10**12),
+    # Czech, Slovak, Croatian, Serbian and Romanian
+    **dict.fromkeys(("tisíc", "tisíce", "tisuća", "hiljada"), 10**3),
+    **dict.fromkeys(("milionu", "milionů", "milióny", "miliónov", "milijun", "milijuna", "miliona", "milioane"), 10**6),
+    **dict.fromkeys(("miliarda", "miliardu", "miliárd", "miliardy", "milijarda", "milijardi", "milijarde", "miliarde"),
+                    10**9),
 }  # fmt: skip
 # Not Spanish, of which some countries write a comma and some a point.
 _SCALES_ELSEWHERE = {
@@ -71,6 +97,16 @@ _SCALES_ELSEWHERE = {
     "lakh": 10**5, "lakhs": 10**5, "crore": 10**7, "crores": 10**7,
     "हज़ार": 10**3, "हजार": 10**3, "लाख": 10**5, "करोड़": 10**7, "अरब": 10**9,
     "ألف": 10**3, "آلاف": 10**3, "مليون": 10**6, "ملايين": 10**6, "مليار": 10**9, "مليارات": 10**9, "تريليون": 10**12,
+    # Persian, with its own letters and with those of Arabic keyboards
+    "هزار": 10**3, **dict.fromkeys(("میلیون", "ميليون"), 10**6), **dict.fromkeys(("میلیارد", "ميليارد"), 10**9),
+    **dict.fromkeys(("تریلیون", "تريليون"), 10**12),
+    # Hebrew
+    **dict.fromkeys(("אלף", "אלפי", "אלפים"), 10**3),
+    **dict.fromkeys(("מיליון", "מליון", "מיליוני", "מיליונים"), 10**6),
+    **dict.fromkeys(("מיליארד", "מליארד", "מיליארדי", "מיליארדים"), 10**9), "טריליון": 10**12,
+    # Thai, of which the shortest is the beginning of other words (see _SCALE)
+    "หมื่น": 10**4, "แสน": 10**5, "ล้าน": 10**6, "สิบล้าน": 10**7, "ร้อยล้าน": 10**8, "พันล้าน": 10**9,
+    "หมื่นล้าน": 10**10, "แสนล้าน": 10**11, "ล้านล้าน": 10**12,
 }  # fmt: skip
 _SCALES_KOREAN = {
     "천": 10**3, "만": 10**4, "십만": 10**5, "백만": 10**6, "천만": 10**7, "억": 10**8, "십억": 10**9,
@@ -82,14 +118,20 @@ _SCALES_UNSPACED = {
     "千": 10**3, "万": 10**4, "萬": 10**4, "百万": 10**6, "百萬": 10**6, "千万": 10**7,
     "億": 10**8, "亿": 10**8, "兆": 10**12, "万亿": 10**12,
 }  # fmt: skip
+_THAI_THOUSAND = "พัน"
 SCALES = {
+    _THAI_THOUSAND: 10**3,
     "thousand": 10**3, "k": 10**3,
     "million": 10**6, "millions": 10**6, "mn": 10**6, "mm": 10**6, "m": 10**6, "mio": 10**6, "mln": 10**6,
     "billion": 10**9, "billions": 10**9, "bn": 10**9, "b": 10**9, "mld": 10**9,
     "trillion": 10**12, "trillions": 10**12, "tn": 10**12,
     **_SCALES_WITH_COMMA, **_SCALES_ELSEWHERE, **_SCALES_UNSPACED,
 }  # fmt: skip
-_ABBREVIATED = ("mio", "mrd", "tsd", "mln", "mld", "tys", "млн", "тыс")  # may have a full stop
+# May have a full stop.
+_ABBREVIATED = (
+    *("mio", "mrd", "tsd", "mln", "mld", "tys", "milj", "млн", "млрд", "тыс", "тис", "хил"),
+    *("χιλ", "εκατ", "δισ", "δις", "τρισ"),
+)
 # Scales only where a currency follows. In "5 mil USD" it is none: that may be thousands of Spanish or English millions.
 _THOUSANDS_BEFORE_CURRENCY = {"mil": 10**3, "mille": 10**3, "mila": 10**3, "bin": 10**3}
 _BEFORE_CURRENCY = {"t": 10**3, "md": 10**9, "mds": 10**9, **_THOUSANDS_BEFORE_CURRENCY}
@@ -99,15 +141,23 @@ _CODES = {
     "INR": "INR Rs Rs.", "CAD": "CAD CA$ CAN$ CDN$", "AUD": "AUD AU$", "NZD": "NZD NZ$", "HKD": "HKD HK$",
     "SGD": "SGD SG$", "TWD": "TWD NT$", "KRW": "KRW", "BRL": "BRL", "MXN": "MXN MX$", "ZAR": "ZAR",
     "SEK": "SEK", "NOK": "NOK", "DKK": "DKK", "PLN": "PLN", "TRY": "TL", "SEK|NOK|DKK": "kr kr.",
+    "ILS": "ILS NIS", "THB": "THB", "RUB": "RUB", "UAH": "UAH", "VND": "VND", "IDR": "IDR", "HUF": "HUF",
+    "CZK": "CZK Kč",
 }  # fmt: skip
 # In capitals alone: "a$5" lacks a space.
 _LETTER_DOLLARS = {"A$": "AUD", "C$": "CAD", "R$": "BRL", "S$": "SGD"}
-_SIGNS = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY|CNY", "₹": "INR", "₩": "KRW", "₺": "TRY"}
+_RUPIAH = r"(?-i:Rp\.?)"  # "RP5" is a name
+_SIGNS = {
+    "$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY|CNY", "₹": "INR", "₩": "KRW", "₺": "TRY", "₽": "RUB", "₪": "ILS",
+    "₫": "VND", "₴": "UAH", "฿": "THB",
+}  # fmt: skip
 SIGNS = "".join(_SIGNS)
 # Singulars, of which the plural has an s more, and plurals that have not.
 _CURRENCIES = {
-    "USD": ("dollar", "US dollar", "U.S. dollar", "American dollar", "US-Dollar"),
-    "EUR": ("euro",), "GBP": ("pounds sterling", "British pound"), "GBP|pound": ("pound",),
+    "USD": ("dollar", "US dollar", "U.S. dollar", "American dollar", "US-Dollar", "dollaria", "доллар", "доллара",
+            "долларов", "долар", "долари", "доларів", "δολάριο", "δολάρια", "דולר", "דולרים", "دولار", "دلار"),
+    "EUR": ("euro", "euroa", "eurót", "ευρώ", "евро", "євро", "אירו", "יורו", "يورو", "یورو"),
+    "GBP": ("pounds sterling", "British pound"), "GBP|pound": ("pound",),
     "JPY": ("yen", "Japanese yen"), "CHF": ("franc", "Swiss franc", "Franken"),
     "CNY": ("yuan", "renminbi", "Chinese yuan"), "INR": ("rupee", "Indian rupee"),
     "CAD": ("Canadian dollar",), "AUD": ("Australian dollar",), "NZD": ("New Zealand dollar",),
@@ -118,8 +168,13 @@ _CURRENCIES = {
     "TRY": ("lira", "Türk lirası", "Turkish lira"),
     "SEK": ("krona", "kronor", "Swedish krona", "Swedish kronor"), "NOK|DKK": ("krone", "kroner"),
     "NOK": ("Norwegian krone", "Norwegian kroner"), "DKK": ("Danish krone", "Danish kroner"),
+    "ILS": ("shekel", "Israeli shekel", "שקל", "שקלים", "שקלים חדשים", 'ש"ח', "ש״ח", "ש''ח"),
+    "THB": ("baht", "Thai baht"), "VND": ("đồng", "Vietnamese dong"), "IDR": ("rupiah",), "HUF": ("forint", "forintot"),
+    "RUB": ("ruble", "rouble", "руб", "рубль", "рубля", "рублей"),
+    "UAH": ("hryvnia", "грн", "гривня", "гривні", "гривень"),
 }  # fmt: skip
 _MONEY_UNSPACED = {
+    "บาท": "THB", "ดอลลาร์": "USD", "ยูโร": "EUR", "เยน": "JPY",
     "円": "JPY", "日元": "JPY", "元": "CNY|HKD|TWD", "人民元": "CNY", "港元": "HKD",
     "美元": "USD", "米ドル": "USD", "ドル": "USD", "欧元": "EUR", "ユーロ": "EUR",
     "원": "KRW", "달러": "USD", "유로": "EUR", "위안": "CNY",
@@ -153,7 +208,7 @@ def _forms(names: Mapping[str, Iterable[str]]) -> dict[str, str]:
 
 
 _SPELLED_CODES = {code.upper(): unit for unit, codes in _CODES.items() for code in codes.split()}
-_BY_CODE = {**_SPELLED_CODES, **_LETTER_DOLLARS}
+_BY_CODE = {**_SPELLED_CODES, **_LETTER_DOLLARS, "RP": "IDR", "RP.": "IDR"}
 _MONEY = {**_SIGNS, **_BY_CODE, **_forms(_CURRENCIES), **_MONEY_UNSPACED}
 UNITS = {
     **_MONEY,
@@ -171,7 +226,9 @@ def _any_of(names: Iterable[str]) -> str:
 
 
 # "CAD $5" and "CAD$5": the sign says no more than the code.
-_CODE = rf"(?:(?-i:{_any_of(_LETTER_DOLLARS)})|{_any_of(_SPELLED_CODES)})"
+_CODE = rf"(?:(?-i:{_any_of(_LETTER_DOLLARS)})|{_any_of(_SPELLED_CODES)}|{_RUPIAH})"
+# "TEUR 500", "k€ 500"; not "TTL 5", which is no lira's.
+_LEAD = rf"[tkm](?=€|(?-i:{_any_of(code for code in _SPELLED_CODES if code.isalpha() and len(code) == 3)}))"
 _BEFORE = rf"(?:{_CODE}(?:\s?[{SIGNS}])?\s?|[{SIGNS}]\s?)"
 _DOLLARS = _any_of(name for name in _MONEY if name[-1] == "$")
 _AFTER = (
@@ -198,9 +255,14 @@ _MONEY_OF_ENGLISH = (
 _THOUSANDS_OF_MONEY = (
     rf"(?:mil(?!\s{_MONEY_OF_ENGLISH})|{_any_of(_THOUSANDS_BEFORE_CURRENCY.keys() - {'mil'})})(?=\s{_AFTER})"
 )
+# Letters that go on with a word: "5 médecins" are no "5 m", "5 χιλιόμετρα" no thousands. In other scripts a scale may
+# be the beginning of its own other forms, or words stand behind it without a space.
+_GOES_ON = "[A-Za-z\u00c0-\u024f\u0370-\u03ff\u1e00-\u1fff]"
 _SCALE = (
     # "12조 1항" is of article 12, and "5만" may be "only 5": scales where further digits, money or things follow.
-    rf"(?:(?:{_any_of(SCALES.keys() - _SCALES_UNSPACED.keys())})(?![A-Za-z])|"
+    rf"(?:(?:{_any_of(SCALES.keys() - _SCALES_UNSPACED.keys() - {_THAI_THOUSAND})})(?!{_GOES_ON})|"
+    # พันธุ์ are kinds, พันธบัตร bonds
+    rf"{_THAI_THOUSAND}(?=[^\u0e00-\u0e7f]|\Z|บาท|ดอลลาร์|ยูโร|เยน|คน|ตัน|หน่วย|ราย)|"
     rf"조(?={_OF_MONEY}|\s?\d[\d,]*천?억)|"
     rf"만(?=(?:\s?\d[\d,]*천?)?{_OF_MONEY_OR_THINGS})|"
     # Behind a space another word may begin so ("DPP-4 억제제", "3 천연가스"), and 천 is cloth, too.
@@ -211,7 +273,8 @@ _SCALE = (
     # "5 T€", "5 MEUR", "5 Md€"
     rf"[tkm](?=€|(?-i:{_any_of(code for code in _SPELLED_CODES if code.isalpha())})\b)|mds?(?=\s?{_AFTER}))"
 )
-_FULL_STOP = rf"(?:(?<={'|'.join(_ABBREVIATED)})\.(?=\s?{_AFTER}))?"
+_BEHIND_ABBREVIATION = "|".join(f"(?<={name})" for name in _ABBREVIATED)
+_FULL_STOP = rf"(?:(?:{_BEHIND_ABBREVIATION})\.(?=\s?{_AFTER}))?"
 # "1兆2,345億": what of a number stands behind its first scale; in Korean, with a space between them.
 _FURTHER = (
     rf"(?:(?<=[{''.join({name[-1]: '' for name in _SCALES_UNSPACED})}])\d[\d,]*(?:{_OF_UNSPACED})?|"
@@ -228,9 +291,9 @@ _AMOUNT = re.compile(
         {_MINUS_TRIANGLE}
       | (?<![\w.,)\]%{SIGNS[1:]}])(?:[{MINUS}+]\s?|(?<!double\s)\b(?:minus|negative)\s)
     )?
-    (?:(?<![A-Za-z])(?P<outer>{_BEFORE})(?=\())?
+    (?:(?<![A-Za-z])(?P<outer_lead>{_LEAD})?(?P<outer>{_BEFORE})(?=\())?
     (?P<open>\()?
-    (?:(?<![A-Za-z])(?P<before>{_BEFORE})(?P<sign2>[{MINUS}{_MINUS_TRIANGLE}])?)?
+    (?:(?<![A-Za-z])(?P<lead>{_LEAD})?(?P<before>{_BEFORE})(?P<sign2>[{MINUS}{_MINUS_TRIANGLE}])?)?
     (?:(?<=\()(?P<sign3>[{MINUS}{_MINUS_TRIANGLE}]))?
     (?(before)|(?<![^\W{UNSPACED}])(?<![.,]))
     (?P<number>
@@ -279,31 +342,51 @@ def _without_names(pattern: str) -> str:
     return re.sub(r"\?P<\w+>", "?:", pattern)
 
 
+# First letters of scales behind which words stand without a space.
+_BEGIN_SCALES = "".join(sorted({name[0] for name in _SCALES_UNSPACED}))
 # What would make an amount of the number before it: "reports 12 percent", "in March 5.2%".
-_NOT_OF_AN_AMOUNT = rf"(?![.,]?\d)(?!\s?-?(?:{'|'.join(SCALES)})\b)(?!\s?{_AFTER})"
+_NOT_OF_AN_AMOUNT = rf"(?![.,]?\d)(?!\s?-?(?:{'|'.join(SCALES)})\b)(?!\s?(?:{_AFTER}|[{_BEGIN_SCALES}]))"
 # "A passage 12 metres long", but "according to passage 2 shares fell".
 _COUNTED = frozenset(("KRW", "time", "share", "person"))
 _UNCOUNTED = _forms({unit: words for unit, words in _MEASURES.items() if unit not in _COUNTED})
 _NOT_MEASURED = rf"(?!\s?-?(?:{_any_of(_UNCOUNTED)})(?![\w-]))"
 _CITED = r"(?:source|passage)(?:s|\(s\))?"
-_NUMBERED = r"(?:\s+(?:numbers?|nos?\.?|used))?"
+# In German (which has "Passage" too), Spanish, Portuguese, Italian, Japanese, Chinese and Korean. 資料1 is a material,
+# and may be what was asked for: a source in brackets and before a colon alone.
+_CITED_ANYWHERE = (
+    r"(?:\b(?:quellen?|textstellen?|fuentes?|pasajes?|fontes?|fonti)(?![^\W\d])|出典|出所|来源|來源|출처)"
+)
+_CITED_ELSEWHERE = rf"(?:{_CITED_ANYWHERE}|資料|资料|자료)"
+_NUMBERED = r"(?:\s+(?:numbers?|nos?\.?|used|nr\.?))?"
 _MARKUP = r"[\s*_#]{0,4}"
-_AND = r"\s*(?:,\s*and\b|,?\s*&|\band\b)\s*"
-_TO = rf"\s*(?:[{MINUS}]|\bto\b|\bthrough\b)\s*"
+_AND = r"\s*(?:,\s*and\b|,?\s*&|\b(?:and|und|et|y|e)\b|と|及び|および|和|与|與|와|과)\s*"
+SPAN = rf"(?:[{MINUS}~〜～]|\b(?:to|through|bis)\b)"
+_TO = rf"\s*{SPAN}\s*"
+_COMMAS = r"\s*[,;、，；・]\s*"
+# Letters of scripts without spaces may stand right behind a number; not those that count, or make a date of it.
+_NUMBER_ENDS = rf"(?![^\W{UNSPACED}\uac00-\ud7a3])(?!\s?[年月日期件部点冊本個つ種枚か人名社건개년월일부])"
 # "and" ends a list: "sources 1 and 2, 40 plants".
-_LIST = rf"\d{{1,3}}\b(?:(?:\s*[,;]\s*|{_TO})#?\d{{1,3}}\b)*(?:{_AND}#?\d{{1,3}}\b(?:{_TO}\d{{1,3}}\b)?)*"
-_MARK = rf"(?:{_CITED}\s*)?#?\d{{1,3}}"
-# `[2]`, `[1, 3]`, `[1-3]`, `[Passage 2]`, `【2】`, `(Source 2)`, `Sources: 1 and 3`, `passage 2`. After one source that
-# no colon and no bracket introduces, a comma ends the phrase: "in passage 2, 40 plants are named".
+_NUMBER = rf"#?\d{{1,3}}{_NUMBER_ENDS}"
+_LIST = (
+    rf"\d{{1,3}}{_NUMBER_ENDS}(?:(?:{_COMMAS}|{_TO}){_NUMBER})*"
+    rf"(?:{_AND}{_NUMBER}(?:{_TO}\d{{1,3}}{_NUMBER_ENDS})?)*"
+)
+_MARK = rf"(?:(?:{_CITED}|{_CITED_ELSEWHERE})\s*)?#?\d{{1,3}}"
+# `[2]`, `[1, 3]`, `[1-3]`, `[Passage 2]`, `【2】`, `(Source 2)`, `Sources: 1 and 3`, `passage 2`, and so in other
+# languages: `[2、3]`, `[Quelle 2]`, `出典：2`. After one source that no colon and no bracket introduces, a comma
+# ends the phrase: "in passage 2, 40 plants are named".
 CITATION = re.compile(
-    rf"[\[【]\s*\^?(?P<marks>{_MARK}(?:(?:\s*[,;]\s*|{_AND}|{_TO}){_MARK})*)\s*(?:†[^\]】\n]{{0,40}})?[\]】]|"
-    rf"(?:(?:\b(?:sources|passages)|(?<=[(\[])(?:source|passage)){_NUMBERED}{_MARKUP}:?|\b{_CITED}{_NUMBERED}{_MARKUP}:)"
+    rf"[\[【]\s*\^?(?P<marks>{_MARK}(?:(?:{_COMMAS}|{_AND}|{_TO}){_MARK})*)\s*(?:†[^\]】\n]{{0,40}})?[\]】]|"
+    rf"(?:(?:\b(?:sources|passages)|(?<=[(\[〔])(?:source|passage|{_CITED_ELSEWHERE})){_NUMBERED}{_MARKUP}:?|"
+    rf"(?:\b{_CITED}|{_CITED_ELSEWHERE}){_NUMBERED}{_MARKUP}[:：])"
     rf"{_MARKUP}(?P<several>{_LIST}){_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}|"
-    rf"\b{_CITED}{_NUMBERED}{_MARKUP}(?P<one>\d{{1,3}}\b(?:(?:{_AND}|[{MINUS}])#?\d{{1,3}}\b)*)"
+    rf"(?:\b{_CITED}|{_CITED_ANYWHERE}){_NUMBERED}{_MARKUP}"
+    rf"(?P<one>\d{{1,3}}{_NUMBER_ENDS}(?:(?:{_AND}|[{MINUS}]){_NUMBER})*)"
     rf"{_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}",
     re.IGNORECASE,
 )
 _YEAR_OF = r"(?:19|20)\d\d\b"
+_ERA = r"(?:令和|平成|昭和|大正|明治|民國|民国)\d{1,3}年度?"
 # What has digits but is no amount: citation marks, dates, quarters and fiscal years are found before amounts are.
 # "Report 2" and "in note 12" name something; "the company reports 12 plants" states an amount.
 _NO_AMOUNT = re.compile(
@@ -311,7 +394,7 @@ _NO_AMOUNT = re.compile(
     rf"(?<![\d.,])\d{{1,2}}\s+{_MONTH}(?:,?\s+\d{{4}}\b)?|\b{_MONTH}\s+\d{{1,2}}\b{_NOT_OF_AN_AMOUNT}(?:,\s*\d{{4}}\b)?|"
     rf"\b{_MONTH}\s+(?:of\s+)?{_YEAR_OF}|\bQ[1-4]\s*(?:of\s+)?(?:FY\s?)?{_YEAR_OF}|"
     rf"\b(?:FY|fiscal(?:\s+year)?)\s?{_YEAR_OF}|\b10-[KQ]\b|"
-    r"(?:\d{4}年)?\d{1,2}月(?:\d{1,2}日|期)?|第\d+|"
+    rf"(?:{_ERA}|\d{{4}}年)?\d{{1,2}}月(?:\d{{1,2}}日|期)?|{_ERA}|第\d+|"
     rf"\b(?:passages?|pages?|sections?|table|item|(?-i:Report|Note|REPORT|NOTE)|"
     rf"(?:in|see|from|per|of|the|this|annual)\s+(?:report|note))\s+\d+\b{_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}",
     re.IGNORECASE,
@@ -385,7 +468,9 @@ _READ_AS = str.maketrans("\u0130\u0131\u017f\u212a\uff08\uff09", "IisK\u3014\u30
 _WORD_BEFORE = re.compile(rf"\b(?:{'|'.join([*_ONES, *_TENS, 'hundred'])})\s*$", re.IGNORECASE)
 _LONGEST_BEFORE = 20
 _LARGEST_WORD = 100  # "division one (1,234)" doesn't
-_RANGE = re.compile(rf"\s*(?:[{MINUS}]|to|and)\s*", re.IGNORECASE)
+_RANGE = re.compile(
+    rf"\s*(?:[{MINUS}~〜～至到]|to|and|bis|und|à|a|et|y|до|do|til|till|tot|から|ถึง)\s*", re.IGNORECASE
+)
 _POINTS_BETWEEN_THOUSANDS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}")
 _PART = re.compile(rf"(\d[\d,]*)({_OF_UNSPACED}|)")
 
@@ -443,12 +528,21 @@ def _scale_and_unit(
 ) -> tuple[str | None, str, str | None]:
     """The scale's name, the scale as it is written, and the unit of an amount; a range's first end has the second's."""
     match = found[index]
-    name, written, unit = match["scale"], _written_scale(match), _unit(match)
+    name, written, unit = match["scale"] or _lead(match), _written_scale(match), _unit(match)
     # "15% and 5 million euros": what has its unit behind it is complete.
     if index + 1 < len(found) and not match["after"] and _joins(text, match, found[index + 1]):
         following = found[index + 1]
         return name or following["scale"], written or _written_scale(following), unit or _unit(following)
+    # "TEUR 12–15" are thousands at both ends.
+    if index and not name and not unit and _lead(found[index - 1]) and _joins(text, found[index - 1], match):
+        return _lead(found[index - 1]), written, _unit(found[index - 1])
     return name, written, unit
+
+
+def _lead(match: re.Match[str]) -> str | None:
+    """The scale that stands before the currency: T of "TEUR 500"."""
+    lead: str | None = match["lead"] or match["outer_lead"]
+    return lead
 
 
 def _has_minus(text: str, found: Sequence[re.Match[str]], index: int) -> bool:
@@ -478,7 +572,7 @@ def _blank(match: re.Match[str]) -> str:
 # Not "5k", which is as English as "5.000" of less than six.
 _THOUSANDS_WITH_COMMA = re.compile(
     rf"\d\s(?:{_any_of(name for name, scale in _SCALES_WITH_COMMA.items() if scale == 10**3)}|"
-    rf"{_THOUSANDS_OF_MONEY})(?!\w)",
+    rf"{_THOUSANDS_OF_MONEY})(?!\w)|\d\s?T(?:€|(?:EUR|CHF)\b)|\bT(?:€|EUR|CHF)\s?\(?\d",
     re.IGNORECASE,
 )
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from selfaug.eval.amounts import CITATION, MINUS
+from selfaug.eval.amounts import CITATION, SPAN
 
 __all__ = ["CitationScores", "citation_scores", "cited_sources", "same_value"]
 
@@ -20,17 +20,18 @@ class CitationScores(NamedTuple):
     f1: float
 
 
-_SOURCES = re.compile(rf"(\d+)(?:\s*(?:[{MINUS}]|to|through)\s*#?(\d+))?", re.IGNORECASE)
+_SOURCES = re.compile(rf"(\d+)(?:\s*{SPAN}\s*#?(\d+))?", re.IGNORECASE)
 _LONGEST_SPAN = 19
 
 
 def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
     """Precision, recall and F1 of the numbered sources that an answer cites.
 
-    They are cited like `[2]`, `[1, 3]`, `[1-3]`, `[Passage 2]`, `(Source 2)`, `passage 2` or `Sources: 1 and 3`, and
-    numbered from 1: `[0]` cites none. Nor do subscripts and lists of code between backticks ("row[2]", "x = [2]",
-    "f([2])"), nor what is directly behind `argv`, `args` or `arr` anywhere. All else is a source, as in "Europe[2]", so
-    that "row[2]" is one too where no backticks are.
+    They are cited like `[2]`, `[1, 3]`, `[1-3]`, `[Passage 2]`, `(Source 2)`, `passage 2` or `Sources: 1 and 3`, with
+    such words in other languages too (`[Quelle 2]`, `出典：２`, `[2、3]`), and numbered from 1: `[0]` cites none. Nor
+    do subscripts and lists of code between backticks ("row[2]", "x = [2]", "f([2])"), nor what is directly behind
+    `argv`, `args` or `arr` anywhere. All else is a source, as in "Europe[2]", so that "row[2]" is one too where no
+    backticks are.
 
     An answer that cites nothing has precision 0, unless gold cites nothing either: then all are 1.
 
@@ -70,11 +71,22 @@ def _without_subscripts(text: str) -> str:
     return _SUBSCRIPT.sub(closed, _CODE.sub(of_code, text))
 
 
+# Letters, digits and signs of full width, and katakana of half width.
+_OF_OTHER_WIDTH = re.compile("[\uff01-\uffee]+")
+
+
+def _of_one_width(text: str) -> str:
+    """A text without those; all else stays: 10² is not 102."""
+    return _OF_OTHER_WIDTH.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+
+
 def same_value(answer: str, gold: str) -> bool:
-    """Whether an answer is the gold but for case, spaces, and which sources it cites: the value, in its form."""
+    """Whether an answer is the gold but for case, spaces, width of letters, and which sources it cites: the value, in
+    its form.
+    """
 
     def bare(text: str) -> str:
-        plain = "".join(CITATION.sub("", _without_subscripts(text)).split())
+        plain = "".join(CITATION.sub("", _without_subscripts(_of_one_width(text))).split())
         return unicodedata.normalize("NFC", plain).casefold()  # an accent may be a character of its own
 
     return bare(answer) == bare(gold)
@@ -83,7 +95,7 @@ def same_value(answer: str, gold: str) -> bool:
 def cited_sources(text: str) -> set[int]:
     """Numbers of the sources that a text cites, as in `citation_scores`."""
     found: set[int] = set()
-    for match in CITATION.finditer(_without_subscripts(text)):
+    for match in CITATION.finditer(_without_subscripts(_of_one_width(text))):
         for first, last in _SOURCES.findall(match["marks"] or match["several"] or match["one"]):
             begin, end = int(first), int(last or first)
             # A span of more is none of sources.

@@ -13,7 +13,7 @@ from selfaug.eval.abstention import abstains
 from selfaug.eval.citations import cited_sources, same_value
 from selfaug.eval.scorers import Scorer
 
-__all__ = ["Side", "rows_of_side", "sides_of"]
+__all__ = ["Side", "rows_of_side", "sides_of", "unknown_no_answers"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def sides_of(no_answers: Collection[str]) -> tuple[Side, ...]:
 
     Args:
         no_answers: what rows say where there is no answer, those that are asked and those that the model was trained
-            on; none tells it by English phrases.
+            on; none tells it by the phrases of `abstains`.
     """
 
     def says_none(answer: str, gold: str) -> bool:
@@ -90,3 +90,12 @@ def rows_of_side(side: Side, golds: Sequence[str], no_answers: Collection[str]) 
         for index, gold in enumerate(golds)
         if is_none(gold) != side.answerable and (not side.cited or cited_sources(gold))
     ]
+
+
+def unknown_no_answers(no_answers: Collection[str]) -> list[str]:
+    """What rows say where there is no answer, if `abstains` knows none of it.
+
+    Then a model that was trained on the rows is known to abstain by their words, and one that wasn't, such as the base
+    model, may not be: its language may be none of those that are known.
+    """
+    return [] if any(map(abstains, no_answers)) else list(no_answers)

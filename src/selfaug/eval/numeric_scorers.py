@@ -26,14 +26,24 @@ from selfaug.eval.amounts import (
 from selfaug.eval.plain_latex import plain_latex
 from selfaug.eval.results import boxed_amount, result_among
 from selfaug.eval.text_scorers import token_f1
+from selfaug.retrieval.plain_text import EAST_ASIAN, UNSPACED
 
 __all__ = ["numeric_match", "numeric_or_f1", "same_amount", "tells_a_fall"]
 
 _COMMITTED = re.compile(
-    r"\b(?:final\s+)?answer[*_]*\s*(?:is\b\s*:?|:)[*_\s]*(?P<rest>[^\n|]*)", re.IGNORECASE
+    r"(?:\b(?:final\s+)?answer[*_]*\s*(?:is\b\s*:?|[:：])|"
+    r"(?:\b(?:antwort|réponse|respuesta|risposta|resposta|antwoord|svar)(?:\s+(?:lautet|ist|est|es))?|回答|答え|答案|답변)"
+    r"[*_]*\s*[:：])[*_\s]*(?P<rest>[^\n|｜]*)",
+    re.IGNORECASE,
 )
 _FALL = re.compile(
-    r"\b(?:loss(?:es)?|lost|decreas\w*|declin\w*|fell|fall\w*|drop\w*|down|lower|negative|minus|reduc\w*|shrank)\b",
+    r"\b(?:loss(?:es)?|lost|decreas\w*|declin\w*|fell|fall\w*|drop\w*|down|lower|negative|minus|reduc\w*|shrank)\b|"
+    # German, of which many words end so (Jahresverlust), French, Spanish
+    r"verlust|rückgang|fehlbetrag|rückläufig|\b(?:sank|sanken|sinkt|gesunken|gefallen|fiel|fielen|verminder\w*|"
+    r"verringer\w*|reduzier\w*|negativ\w*)\b|minderung|"
+    r"\b(?:pertes?|déficit|baiss\w+|recul\w*|diminu\w+|pérdidas?|caída|cayó|cayeron|disminuy\w+|descen[ds]\w+|bajó|"
+    r"moins|menos)\b|"
+    r"赤字|損失|欠損|減[少収益額り]|下落|低下|マイナス|亏损|虧損|净亏|下降|下跌|减少",
     re.IGNORECASE,
 )
 _FALL_REACH = 40
@@ -41,14 +51,21 @@ _FALL_REACH = 40
 # a verb follow, not in "fell sharply, by 5%", nor in "the loss, which was $5 million"; a full stop where a capital
 # letter does, not in "fell vs. 2022 by 5%".
 _OTHER_CLAUSE = re.compile(
-    r";\s|(?<!\bapprox)(?<!\bca)\.\s+(?=[*_]*[A-Z])|\b(?:but|while|whereas|though|although|yet)\b|"
+    r";\s|(?<!\bapprox)(?<!\bca)\.\s+(?=[*_]*[A-Z])|\b(?:but|while|whereas|though|although|yet|"
+    r"aber|jedoch|während|sondern|mais|tandis|pero|mientras|sino)\b|"
+    r"[。；;]|、(?=[^、]*は)|，(?=[^，]*[为為是])|(?:が|ものの)、|(?:で|じゃ|では)な[いく]|から|但|而|不是|"
     r",(?=\s+(?!(?:which|that|this|was|were|is|are)\b)(?=[^\W\d])"
-    r"[^,;]*\b(?:was|were|is|are|rose|grew|increased|reached|stood|total+ed)\b)"
+    r"[^,;]*\b(?:was|were|is|are|rose|grew|increased|reached|stood|total+ed|"
+    r"betrug|betrugen|beträgt|lag|lagen|stieg|stiegen|wuchs|erreichte|est|était|atteint|fue|alcanzó|subió)\b)"
 )
 # "3.4% decrease", "$5 million net loss", "5% lower"; not "$5 million after losses".
 _FALL_AFTER = re.compile(
     r"\s*(?:(?!(?:after|and|as|because|before|despite|due|for|from|in|of|on|or|than|to|up|with|without)\b)[\w-]+\s+)?"
-    r"(?:loss(?:es)?|decreases?|declines?|drops?|falls?|reductions?|contractions?|lower|down(?!\s+from))\b",
+    r"(?:loss(?:es)?|decreases?|declines?|drops?|falls?|reductions?|contractions?|lower|down(?!\s+from))\b|"
+    # "5 Mio. € Verlust", "5 % de baisse"; "3億円の赤字", "5%減", not 減税, which are other things
+    r"\s*(?:(?:d[e'’]|an|en)\s*)?(?:(?:Netto|Jahres|Betriebs)?-?(?:Verlust|Fehlbetrag)s?|Rückgang|weniger|niedriger|"
+    r"pertes?|baisse|moins|pérdidas?|menos)\b|"
+    r"\s*の?(?:[純净]|営業|経常|最終|当期純)?(?:赤字|損失|減(?![税価資])|下落|低下|亏损|虧損|下降|下跌|减少)",
     re.IGNORECASE,
 )
 _YEAR = re.compile(r"\W*((?:19|20)\d\d)\W*")
@@ -64,6 +81,10 @@ _BEFORE_AMOUNTS = frozenset((
 _HOW_MANY = re.compile(r"[*_\s]*(?:sources|passages)[*_\s]*+(?::[*_\s]*+)?(\d{1,3})[.*_\s]*", re.IGNORECASE)
 _MOST_AMOUNT_WORDS = 3
 """Longer right answers are sentences in which numbers occur."""
+_MOST_LETTERS_BESIDE = 4
+"""The same in Japanese and Chinese, where no spaces divide words: letters beside the amount, such as 約 and 以内."""
+_LETTERS_LIKE_ONE = 3  # of Thai, Lao, Burmese and Khmer, which write sounds
+_EAST_ASIAN_LETTER, _UNSPACED_LETTER = re.compile(f"[{EAST_ASIAN}]"), re.compile(f"[{UNSPACED}]")
 
 
 def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
@@ -155,12 +176,25 @@ def _committed_part(answer: str) -> str:
 def numeric_or_f1(answer: str, gold: str) -> float:
     """Whether the amount is right where gold is one, of three words at most; else the overlap of words (token F1).
 
+    Where no spaces divide words, gold is an amount with four letters beside it at most (twelve in Thai): "約30日以内".
+
     A number word is an amount where it leads and no name follows: "three months", not "Four Seasons" or "Formula One".
     Digits are one unless they stand alone behind a word with a capital letter: "Up 12%", not "Boeing 737".
     """
-    if len(gold.split()) <= _MOST_AMOUNT_WORDS and _is_amount(gold):
+    if len(gold.split()) <= _MOST_AMOUNT_WORDS and _is_amount(gold) and not _is_unspaced_sentence(gold):
         return float(numeric_match(answer, gold))
     return token_f1(answer, [gold])
+
+
+def _is_unspaced_sentence(gold: str) -> bool:
+    """Whether so much stands beside its amounts that it is a sentence, though it is one word by its spaces."""
+    beside = list(gold)
+    for amount in parse_quantities(gold):
+        beside[amount.start : amount.end] = " " * (amount.end - amount.start)
+    rest = "".join(beside)
+    east_asian = len(_EAST_ASIAN_LETTER.findall(rest))
+    others = len(_UNSPACED_LETTER.findall(rest)) - east_asian
+    return east_asian + others / _LETTERS_LIKE_ONE > _MOST_LETTERS_BESIDE
 
 
 def _is_amount(gold: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from selfaug.core.digits import plain_digits
 from selfaug.eval.amounts import CITATION, MINUS, Quantity, parse_quantities, units_agree
 
 __all__ = ["boxed_amount", "result_among"]
@@ -86,7 +87,7 @@ def result_among(text: str, amounts: Sequence[Quantity]) -> Quantity | None:
 
 def _outline(text: str, amounts: Sequence[Quantity]) -> str:
     """The text with a mark for each amount, and without sources."""
-    text = CITATION.sub(lambda match: " " * len(match[0]), text).replace(_A, " ")
+    text = CITATION.sub(lambda match: " " * len(match[0]), plain_digits(text)).replace(_A, " ")
     parts, end = [], 0
     for amount in amounts:
         sign = _SIGN.match(text, amount.start)

@@ -8,8 +8,8 @@ numeric:SHARE              the same, and off by at most so large a share: numeri
 citations                  F1 of the numbered sources
 citation-precision         how many of the cited sources are right ones
 citation-recall            how many of the right sources are cited
-abstains                   the answer says that there is none exactly where the right one does: in English, or in the
-                           words that prepared rows have for it
+abstains                   the answer says that there is none exactly where the right one does: in English, German,
+                           French, Spanish, Japanese or Chinese, or in the words that prepared rows have for it
 grounded                   how much of the answer stands in the prompt; all, where it says that there is none
 regex:PATTERN              the whole answer has a form
 schema:FILE                the answer is JSON that a JSON schema accepts
@@ -27,6 +27,7 @@ from pathlib import Path
 
 import jsonschema
 
+from selfaug.core.digits import plain_digits
 from selfaug.errors import ConfigError, DataError
 from selfaug.eval.abstention import abstains
 from selfaug.eval.amounts import CITATION, NAMED_PART, parse_quantities
@@ -67,13 +68,13 @@ class _Abstains:
         return float(self.says_none(answer) == self.says_none(gold))
 
     def says_none(self, text: str) -> bool:
-        """Whether a text says that there is no answer, in English or in one of the rows' own words."""
+        """Whether a text says that there is no answer, in words that are known or in one of the rows' own."""
         return abstains(text) or any(same_value(text, words) for words in self.no_answers)
 
 
 def _last_number(text: str) -> list[str]:
     """The last number of a text that is no citation's; where all are, such as in "[7]", the last of these."""
-    return (numbers(CITATION.sub(" ", text), beside_letters=True) or numbers(text))[-1:]
+    return (numbers(CITATION.sub(" ", plain_digits(text)), beside_letters=True) or numbers(text))[-1:]
 
 
 def _grounded(answer: str, gold: str, prompt: str) -> float:
@@ -156,9 +157,9 @@ def why_all_right(scorer: Scorer, golds: Sequence[str]) -> str | None:
     if not isinstance(scorer, _Abstains) or not golds or any(map(scorer.says_none, golds)):
         return None
     return (
-        f"scorer 'abstains': none of {len(golds):,} right answers says that there is none, in English or as the "
-        "`no_answer` of prepared rows. So every answer is right that doesn't say so: score rows in another language by "
-        "`value`, or by a function of your own."
+        f"scorer 'abstains': none of {len(golds):,} right answers says that there is none, in English, German, "
+        "French, Spanish, Japanese or Chinese, or as the `no_answer` of prepared rows. So every answer is right that "
+        "doesn't say so: score rows in another language by `value`, or by a function of your own."
     )
 
 

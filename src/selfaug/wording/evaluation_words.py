@@ -24,6 +24,7 @@ __all__ = [
     "level_in_words",
     "nothing_at_stake",
     "step_in_words",
+    "unknown_no_answers_in_words",
     "unseen_in_words",
 ]
 
@@ -61,6 +62,23 @@ def half_in_words(settings: Mapping[str, Any]) -> str | None:
     if settings.get("half") != "dev":
         return None
     return "general requests of the development half, by which settings may have been chosen: expect less on others"
+
+
+def unknown_no_answers_in_words(record: Mapping[str, Any]) -> str | None:
+    """What the sides of answers from documents are worth where the rows' words for no answer are none that are known;
+    None where they are, or no sides were looked at.
+
+    Args:
+        record: of an evaluation; an older one doesn't have it.
+    """
+    unknown = record.get("unknown_no_answers")
+    if not unknown or not record["sides"]:
+        return None
+    return (
+        f"no answer is {unknown[0]!r:.80} in the rows; beside these words, saying so is known in English, German, "
+        "French, Spanish, Japanese and Chinese. What the base model says in words of its own is not recognised in "
+        "another language: then the sides of abstention and of answers where there is one can't be compared"
+    )
 
 
 def unseen_in_words(suite: Mapping[str, Any]) -> str:
