@@ -98,6 +98,14 @@ def test_another_prepared_folder_brings_its_own_rows(tmp_path: Path) -> None:
     other = load_config(None, {**NEEDED, "--eval": ["dev.jsonl"], "--template": "t.yaml"})
     assert derived(other) == [new, None, new]
     assert derived(other, "data.train=mine.jsonl") == [Path(), None, new]
+    # Only a file's rows go: not those of the same command, wherever it names the folder.
+    file.write_text(dump_config(other), encoding="utf-8")
+    given = ["data.eval=[mine/e.jsonl]", "data.template=mine/t.yaml", f"data.prepared={new}"]
+    above = load_config(file, {"--train": ["mine/t.jsonl"]}, given).data
+    assert [*above.train, *above.eval, above.template] == ["mine/t.jsonl", "mine/e.jsonl", "mine/t.yaml"]
+    assert (
+        load_config(file, {"--train": ["mine/t.jsonl"]}, given[-1:]).data.eval == []
+    )  # other's dev.jsonl is gone
     # A file without rows, as a recipe, may have others beside them.
     file.write_text(
         "model: {name: m}\ndata: {eval: [own/dev.jsonl], template: own/t.yaml}\n", encoding="utf-8"
@@ -106,6 +114,7 @@ def test_another_prepared_folder_brings_its_own_rows(tmp_path: Path) -> None:
     assert [*beside.train, *beside.eval, beside.template] == [
         str(new / "train.jsonl"), "own/dev.jsonl", "own/t.yaml",
     ]  # fmt: skip
+    assert load_config(file, {"--train": ["mine/t.jsonl"]}, given[-1:]).data.eval == ["own/dev.jsonl"]
     (old / "validation.jsonl").unlink()
     (new / "validation.jsonl").touch()
     assert derived(load_config(None, {"--model": "m", "--prepared": str(old)})) == [new, new, new]
@@ -232,6 +241,16 @@ def test_none_is_no_tracker() -> None:
     assert load_config(None, NEEDED).train.report_to == []
     assert load_config(None, NEEDED, ["train.report_to=none"]).train.report_to == []
     assert load_config(None, NEEDED, ["train.report_to=wandb"]).train.report_to == ["wandb"]
+
+
+def test_planned_steps_count_the_rows_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = load_config(
+        None, NEEDED, ["train.batch_size=2", "train.gradient_accumulation=3", "train.epochs=1.5"]
+    ).train
+    assert train.planned_steps(25) == 8
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert train.planned_steps(25) == 5
+    assert load_config(None, NEEDED, ["train.steps=7"]).train.planned_steps(25) == 7
 
 
 @pytest.mark.parametrize(

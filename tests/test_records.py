@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from selfaug import records
 from selfaug.errors import DataError, StorageError
-from selfaug.records import append_line, make_readable, read_lines, read_record, write_lines, write_record
+from selfaug.records import (
+    append_line,
+    make_readable,
+    read_lines,
+    read_record,
+    write_lines,
+    write_record,
+    write_text,
+)
 
 
 @dataclass
@@ -31,6 +40,20 @@ def test_a_record_comes_back_as_written(tmp_path: Path) -> None:
     written = json.loads(path.read_text(encoding="utf-8"))
     assert (written["kind"], written["version"]) == ("train", 1)
     assert written["created"].endswith("+00:00")
+
+
+def test_lines_end_alike_on_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is exported, such as a script for a shell on Linux, may be written on Windows."""
+
+    def as_on_windows(file: object, mode: str, *, encoding: str, newline: str = "\r\n") -> object:
+        return open(file, mode, encoding=encoding, newline=newline)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(records.os, "fdopen", as_on_windows)
+    monkeypatch.setattr(records, "open", as_on_windows, raising=False)
+    write_text(tmp_path / "script", "a\nb\n")
+    append_line(tmp_path / "lines", {"a": 1})
+    assert (tmp_path / "script").read_bytes() == b"a\nb\n"
+    assert (tmp_path / "lines").read_bytes() == b'{"a": 1}\n'
 
 
 def test_files_of_other_threads_are_not_open_to_all_meanwhile(

@@ -209,6 +209,8 @@ def test_a_file_system_without_locks_holds_nothing(
 def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
     with alone_in(tmp_path / "run", "is being trained", hint="wait for it"):
         assert holder_of(tmp_path / "run") == f"another process (PID {os.getpid()})"
+        # On Windows, a locked first byte can be neither written nor read.
+        assert (tmp_path / "run" / ".lock").read_bytes() == f"\0{os.getpid()}\n".encode()
         with (
             pytest.raises(StorageError, match=rf"is being trained by another process \(PID {os.getpid()}\)"),
             alone_in(tmp_path / "run", "is being trained", hint="wait for it"),

@@ -6,8 +6,9 @@ home folder.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from selfaug.launcher import process_count
 from selfaug.settings_file import (
     Integer,
     Number,
@@ -321,6 +323,19 @@ class OptimizerSettings(Section):
         """So many stay. With the best one, at least two: else nothing but it would be left to resume from."""
         return max(2, self.keep_checkpoints) if self.best_of_rows else self.keep_checkpoints
 
+    @property
+    def rows_a_step(self) -> int:
+        """Rows that an optimizer step sees, over all processes."""
+        return self.batch_size * self.gradient_accumulation * process_count()
+
+    def planned_steps(self, rows: int) -> int:
+        """Optimizer steps of the whole training.
+
+        Args:
+            rows: to train on; of packed ones, the rows that they are packed into.
+        """
+        return self.steps or math.ceil(math.ceil(rows / self.rows_a_step) * self.epochs)
+
 
 class EvaluationSettings(Section):
     """What base and tuned model are asked when training is done, in the same command."""
@@ -429,30 +444,34 @@ class TrainConfig(Section):
         return self
 
 
-def _outdated(settings: Mapping[str, Any], given: Mapping[str, object]) -> list[str]:
-    """Settings that what is given above them speaks against: steps instead of epochs, and rows of another folder.
+def _outdated(of_file: Mapping[str, Any], given: Mapping[str, object], above: Collection[str]) -> list[str]:
+    """Settings that what is given above them speaks against: steps instead of epochs, and a file's rows of another
+    folder. Rows that the command has given stay."""
+    rows = _outdated_rows(of_file, given)
+    return [*_outdated_steps(of_file, given, above), *(name for name in rows if name not in above)]
 
-    A run's `config.yaml` has the rows of its prepared folder written out: given another one, they would stay. So would
-    the rows of a file that has no such folder.
-    """
-    outdated = ["train.steps"] if "train.epochs" in given else []
-    data = settings["data"] if isinstance(settings.get("data"), dict) else {}
+
+def _outdated_steps(_: Mapping[str, Any], given: Mapping[str, object], __: Collection[str]) -> list[str]:
+    return ["train.steps"] if "train.epochs" in given else []
+
+
+def _outdated_rows(of_file: Mapping[str, Any], given: Mapping[str, object]) -> list[str]:
+    """A run's `config.yaml` has the rows of its prepared folder written out: given another one, they would stay. So
+    would the rows of a file that has no such folder."""
+    data = of_file["data"] if isinstance(of_file.get("data"), dict) else {}
     before = data.get("prepared")
     if not isinstance(given.get("data.prepared"), str):
-        return outdated
+        return []
     if before is None and data.get("train"):
-        return [*outdated, "data.train", "data.eval", "data.template"]
-    if isinstance(before, str):
-        taken = _taken_from(before)
-        outdated += [f"data.{name}" for name, value in taken.items() if data.get(name) == value]
-        # Without rows for validation, config.yaml has none.
-        if data.get("eval") == [] and not os.path.exists(taken["eval"][0]):
-            outdated.append("data.eval")
+        return ["data.train", "data.eval", "data.template"]
+    if not isinstance(before, str):
+        return []
+    taken = _taken_from(before)
+    outdated = [f"data.{name}" for name, value in taken.items() if data.get(name) == value]
+    # Without rows for validation, config.yaml has none.
+    if data.get("eval") == [] and not os.path.exists(taken["eval"][0]):
+        outdated.append("data.eval")
     return outdated
-
-
-def _only_steps(settings: Mapping[str, Any], given: Mapping[str, object]) -> list[str]:
-    return [name for name in _outdated(settings, given) if name == "train.steps"]
 
 
 _FORM = SettingsForm(
@@ -487,7 +506,7 @@ def load_config(
     Raises:
         ConfigError: with every problem in `problems`: its place, what is wrong, and the nearest valid name.
     """
-    form = replace(_FORM, command=command, outdated=_only_steps if rows_stay else _outdated)
+    form = replace(_FORM, command=command, outdated=_outdated_steps if rows_stay else _outdated)
     return read_settings(form, None if file is None else Path(file), flags, sets)
 
 

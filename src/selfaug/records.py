@@ -137,7 +137,8 @@ def write_text(path: str | os.PathLike[str], text: str, *, private: bool = False
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        # Lines end as on any system: shells on Linux, and what reads a template, take no carriage returns.
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -187,7 +188,7 @@ def append_line(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
         StorageError: if it can't be written.
     """
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(as_json(data), ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
         raise StorageError(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.errors import ConfigError, PathError, SelfAugError, StorageError
+from selfaug.relative_path import relative_path
 
 __all__ = [
     "CANDIDATE",
@@ -215,6 +216,19 @@ class Registry:
         with self._reading() as connection:
             return list(self._made_from(connection, number))
 
+    def goes_on_from(self, number: int, weights: str) -> bool:
+        """Whether one of the versions that one was made from has these weights, in whatever folder: it may have been
+        renamed, or copied.
+
+        Args:
+            number: of the version that was made from others.
+            weights: SHA-256, as of a version.
+
+        Raises:
+            ConfigError: if there is no such version.
+        """
+        return weights in {version.weights for version in self.made_from(number)}
+
     def moves(self, alias: str) -> list[Move]:
         """What an alias has pointed to, oldest first."""
         with self._reading() as connection:
@@ -309,10 +323,7 @@ class Registry:
 
     def _place(self, run: str) -> str:
         """What a run is kept as."""
-        try:
-            return os.path.relpath(run, self._folder())
-        except ValueError:  # on another drive of Windows
-            return run
+        return relative_path(run, self._folder())
 
     def _folder(self) -> Path:
         return self.path.resolve().parent

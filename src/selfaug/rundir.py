@@ -40,6 +40,8 @@ CHECKPOINT_STATE = "selfaug_state.json"
 
 # In a folder that a process has for itself, with its PID; it goes with the lock.
 _LOCK = ".lock"
+# The PID is after the file's first byte: on Windows, nobody reads or writes that one while it is locked.
+_PID_AT = 1
 
 # Another process that only looks whether the folder is held is done by then.
 _SECONDS_TO_WAIT = 1.0
@@ -73,7 +75,9 @@ def alone_in(folder: Path, doing: str, *, hint: str) -> Iterator[None]:
         holder = _told_in(folder)
         lock.acquire(timeout=_SECONDS_TO_WAIT)
         held = True
-        (folder / _LOCK).write_text(f"{os.getpid()}\n", encoding="utf-8")
+        with (folder / _LOCK).open("r+b", buffering=0) as file:
+            file.seek(_PID_AT)
+            file.write(f"{os.getpid()}\n".encode())
     except Timeout as error:
         raise StorageError(f"{folder} {doing} by {holder}.", hint=hint) from error
     except NoLocksError:
@@ -155,10 +159,11 @@ def require_no_foreign(folder: Path, names: Collection[str], holds: str, *, hint
 
 def _told_in(folder: Path) -> str:
     """Read before the lock is tried: some versions of it empty the file."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        found = re.match(r"\d+", (folder / _LOCK).read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError), (folder / _LOCK).open("rb", buffering=0) as file:
+        file.seek(_PID_AT)
+        found = re.match(rb"\d+", file.read(20))
         if found:
-            return f"another process (PID {found[0]})"
+            return f"another process (PID {found[0].decode()})"
     return "another process"
 
 

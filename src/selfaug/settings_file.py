@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, cast, get_args
@@ -75,14 +76,17 @@ class SettingsForm(Generic[Settings]):
         required: which setting is missing where pydantic names only the missing section.
         command: whose help shows flags and an example.
         outdated: names of settings that count no longer, though they are not given anew, where others are: by what was
-            given so far (which may be anything that YAML can hold), and values by name of what now comes above it.
+            the file (which may hold anything that YAML can), values by name of what now comes above it, and names of
+            what the command has given before.
     """
 
     kind: type[Settings]
     flags: Mapping[str, str]
     required: Mapping[str, str] = field(default_factory=dict)
     command: str = "selfaug"
-    outdated: Callable[[Mapping[str, Any], Mapping[str, object]], Iterable[str]] = lambda *_: ()
+    outdated: Callable[[Mapping[str, Any], Mapping[str, object], Collection[str]], Iterable[str]] = (
+        lambda *_: ()
+    )
 
 
 def read_settings(
@@ -110,8 +114,10 @@ def read_settings(
         settings = read_yaml(
             file, places, problems, f"it should hold sections ({sections}), with their settings below them."
         )
+    of_file = deepcopy(settings)
     given = {flag: value for flag, value in (flags or {}).items() if value is not None}
-    _forget(settings, places, form.outdated(settings, {form.flags[flag]: given[flag] for flag in given}))
+    _forget(settings, places, form.outdated(of_file, {form.flags[flag]: given[flag] for flag in given}, ()))
+    above = {form.flags[flag] for flag in given}
     for flag, value in given.items():
         _put(settings, places, form.flags[flag], value, flag, problems)
     for text in sets:
@@ -123,7 +129,8 @@ def read_settings(
             value = yaml.load(raw, Loader=_Loader)
         except (yaml.YAMLError, ValueError, RecursionError):
             value = raw  # a text such as "[INST]: x" need not be YAML, and 2024-02-30 is no date
-        _forget(settings, places, form.outdated(settings, {name.strip(): value}))
+        _forget(settings, places, form.outdated(of_file, {name.strip(): value}, above))
+        above.add(name.strip())
         _put(settings, places, name.strip(), value, f"--set {name.strip()}", problems)
     try:
         config = form.kind.model_validate(settings)

@@ -424,7 +424,8 @@ def test_dry_run_estimates_and_writes_nothing(tmp_path: Path, tiny_model_dir: Pa
 
 def test_a_conversation_ends_at_the_end_of_its_input(finished_run: Path) -> None:
     arguments = ["chat", str(finished_run), "--max-new-tokens", "3", "--device", "cpu"]
-    result = run(*arguments, "--json", input="hello\n\nthe revenue?\n")
+    # Ctrl-D, as Windows gives it.
+    result = run(*arguments, "--json", input="hello\n\nthe revenue?\n\x04\nnever asked\n")
     assert result.exit_code == 0
     answers = [json.loads(line) for line in result.stdout.splitlines()]
     assert [answer["prompt"] for answer in answers] == ["hello", "the revenue?"]

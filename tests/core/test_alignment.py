@@ -375,6 +375,14 @@ def test_half_precision_logits_on_a_gpu_are_of_every_position(dtype, shape):
     assert logits.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_products_on_apples_gpus_are_in_float32(dtype):
+    """They have no product of half precision that is kept in float32."""
+    with FakeTensorMode():
+        weight = torch.empty(VOCABULARY, WIDTH, dtype=dtype, device="mps")
+        assert alignment._precision(weight) == (dtype, torch.float32)
+
+
 def test_divergence_of_distributions_with_little_overlap_is_finite():
     hidden = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
     for divergence in ("forward", "reverse"):

@@ -10,7 +10,7 @@ from looking import looking_at
 from lxml import html as parser
 from starlette.testclient import TestClient
 
-from report_records import comparison_record, write_comparison
+from report_records import comparison_in_doubt, comparison_record, write_comparison
 from selfaug.dashboard.roi import _as_number, roi_view
 from selfaug.phases.roi import business_case
 from selfaug.roi_config import InputSettings, load_roi_config
@@ -90,7 +90,7 @@ def test_a_comparison_gives_its_scores(client: TestClient, runs_root: Path) -> N
     assert values_by_arm(page) != values_by_arm(shown(client))
     text = " ".join(page.text_content().split())
     assert all(" ".join(warning.split()) in text for warning in expected["warnings"])
-    assert expected["credit"]["claimed"] is False
+    assert expected["credit"]["claimed"] is True
     assert expected["credit"]["value"] < 0
     assert "No credit is claimed" not in text  # there is none
     form = parser.fromstring(client.get("/roi?comparison=comparison").text)
@@ -156,7 +156,7 @@ def test_the_form_that_is_open_gets_the_numbers_of_another_comparison(measured: 
 
 
 def test_what_the_router_and_plain_lora_have_measured_is_shown(tmp_path: Path) -> None:
-    record = comparison_record()
+    record = comparison_in_doubt()
     record["methods"]["router"]["routed_right"] = {"task": 0.8, "general": 0.75}
     ours, plain = (record["methods"][name] for name in (record["subject"], "plain"))
     ours["train_seconds"], plain["train_seconds"], plain["write_seconds"] = 7200.0, 1800.0, 0.0

@@ -13,7 +13,7 @@ import pytest
 from company_reports import configured
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.errors import ConfigError, DataError
-from selfaug.phases.ask import open_assistant
+from selfaug.phases.ask import cited_passages, open_assistant
 from selfaug.phases.live_run import _find
 from selfaug.phases.prepare import prepare
 from selfaug.phases.train import train
@@ -60,6 +60,11 @@ def test_a_question_is_answered_from_passages(trained: Path) -> None:
         assistant.ask("zzz?")
     with pytest.raises(DataError, match="the question is empty"):
         assistant.ask(" ")
+
+
+def test_what_thoughts_name_is_not_cited() -> None:
+    assert cited_passages("<think>[1] or [3]?</think>\nIt is $5 million [2].", 3) == [2]
+    assert cited_passages("<think>[1] or", 3) == []
 
 
 def test_passages_that_do_not_fit_are_dropped_from_the_end(trained: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
@@ -254,11 +254,28 @@ def test_a_finished_search_goes_on_with_more_trials_and_keeps_its_points(
 
 @pytest.mark.parametrize("where", ["training", "answers", "dial"])
 def test_cut_off_anywhere_it_goes_on(
-    settings, asked: BenchSettings, tmp_path: Path, in_this_process: list[str], where: str
+    settings,
+    asked: BenchSettings,
+    tmp_path: Path,
+    in_this_process: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
 ) -> None:
     config = settings(tmp_path / "balance", *SETS)
     few = replace(FEW, trials=2, finalists=1)
 
+    unlink = Path.unlink
+
+    def unlink_if_unlocked(path: Path, missing_ok: bool = False) -> None:
+        """As on Windows."""
+        if path.name.startswith("worker-"):
+            try:
+                FileLock(path).acquire(timeout=0).lock.release()
+            except Timeout as error:
+                raise PermissionError(path) from error
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_if_unlocked)
     trained = 0
 
     def cut(progress: Progress) -> None:

@@ -62,14 +62,14 @@ def test_what_is_missing_or_too_old_is_told_with_the_way_to_it(
     monkeypatch.syspath_prepend(tmp_path)
     findings = {finding.name: finding for finding in examine()}
     told = {name: (findings[name].status, findings[name].found, findings[name].hint) for name in findings}
-    assert told["numpy"] == ("missing", "1.0, tested with >=2", "pip install 'numpy>=2'")
-    assert told["no-such-package"] == ("missing", "not installed", "pip install 'no-such-package>=3'")
+    assert told["numpy"] == ("missing", "1.0, tested with >=2", 'pip install "numpy>=2"')
+    assert told["no-such-package"] == ("missing", "not installed", 'pip install "no-such-package>=3"')
     # Training works without these.
     status, found, hint = told["Extra serve"]
-    assert (status, hint) == ("warning", "pip install 'selfaug[serve]'")
+    assert (status, hint) == ("warning", 'pip install "selfaug[serve]"')
     assert found.endswith(": no-such-extra not installed")
     status, found, hint = told["Extra qlora"]
-    assert (status, hint) == ("warning", "pip install 'selfaug[qlora]'")
+    assert (status, hint) == ("warning", 'pip install "selfaug[qlora]"')
     assert found.endswith(": bitsandbytes 0.1, tested with >=0.46")
 
 
@@ -161,7 +161,16 @@ def test_a_cuda_build_that_sees_no_gpu_points_to_the_driver(monkeypatch: pytest.
         monkeypatch.setattr(torch.version, "cuda", cuda)
         gpu = next(finding for finding in examine() if finding.name == "GPU")
         assert told in gpu.hint
+        assert "`pip uninstall torch` first" in gpu.hint
         assert (cuda or "the CPU") in gpu.found
+
+
+def test_an_apple_gpu_is_no_reason_for_a_cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    gpu = next(finding for finding in examine() if finding.name == "GPU")
+    assert "the commands don't use" in gpu.found
+    assert "CUDA" not in gpu.hint
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,11 @@ def test_and_back_again(
 ) -> None:
     serving, client, _ = server
     before = ask(client, "champion")
+    # With the folder of the run that is served away: it was moved, or deleted.
+    away = copied_run.rename(copied_run.with_name("away"))
     serving.exchange(other_run)
     assert ask(client, "champion") != before
+    shutil.copytree(away, copied_run, dirs_exist_ok=True)
     serving.exchange(copied_run)
     assert ask(client, "champion") == before
     assert client.get("/ready").json()["ready"]
@@ -241,23 +244,20 @@ def test_a_run_with_another_chat_template_or_number_format_needs_another_server(
 ) -> None:
     serving, _, _ = server
     other = RunDir(shutil.copytree(copied_run, tmp_path / "other"))
-    record = read_record(other.started, "train-started")
-    record["model"]["stored_tokenizer_hash"] = "another"
-    write_record(other.started, "train-started", record)
-    with pytest.raises(ConfigError, match="can't take the place") as error:
-        serving.exchange(other.path)
-    assert error.value.problems == [
-        "it was trained with another tokeniser or chat template of its base model"
-    ]
-    del record["model"]["stored_tokenizer_hash"]  # as of a model whose files can't be read
-    record["model"]["weights_hash"] = "another"
-    write_record(other.started, "train-started", record)
-    # Of the base model, the weights as they are stored count: loaded, they are others with another version or device.
     whole = read_record(other.record, "train")
     base = whole["model"]
 
     def record_base(**changed: str | None) -> None:
         write_record(other.record, "train", whole | {"model": base | {"weights_hash": "another"} | changed})
+
+    record_base(stored_tokenizer_hash="another")
+    with pytest.raises(ConfigError, match="can't take the place") as error:
+        serving.exchange(other.path)
+    assert error.value.problems == [
+        "it was trained with another tokeniser or chat template of its base model"
+    ]
+    del base["stored_tokenizer_hash"]  # as of a model whose files can't be read
+    # Of the base model, the weights as they are stored count: loaded, they are others with another version or device.
 
     def refused() -> bool:
         with pytest.raises(ConfigError, match="can't take the place") as error:

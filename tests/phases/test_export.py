@@ -311,6 +311,18 @@ def test_a_system_message_that_the_template_adds_becomes_the_default(
     assert doubts == []
 
 
+def test_a_date_that_the_template_writes_is_told_of(
+    tiny_tokenizer: PreTrainedTokenizerFast, model: object
+) -> None:
+    """As Llama 3.2: the Modelfile has that of the export for good."""
+    dated = CHATML.replace("m['content']", "(day or strftime_now('%d %b %Y')) + m['content']")
+    tokenizer = with_template(tiny_tokenizer, dated)
+    text, (doubt,) = modelfile(tokenizer, model, {"day": None})
+    assert "TEMPLATE" in text
+    assert "has today's for good" in doubt
+    assert modelfile(tokenizer, model, {"day": "1 May"})[1] == []
+
+
 def test_the_frame_of_a_system_message_that_is_always_there_stays(
     tiny_tokenizer: PreTrainedTokenizerFast, model: object
 ) -> None:

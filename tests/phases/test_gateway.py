@@ -35,6 +35,7 @@ from selfaug.phases import gateway, serve, watching
 from selfaug.phases.chat import open_chat
 from selfaug.phases.gateway import UpstreamModels, UpstreamSettings, open_gateway
 from selfaug.phases.monitor import drift_score, monitor_status, record_reference_window
+from selfaug.phases.registry import add_run
 from selfaug.phases.run_models import hash_of_weights
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
@@ -707,7 +708,7 @@ def test_another_run_takes_its_place_if_the_server_behind_has_it(
     before: dict[str, Any] = {"stored_weights_hash": None, "weights_hash": "another"}  # no safetensors
     for number, (record, kind, changed, problem) in enumerate(
         (
-            ("started.json", "train-started", {"stored_tokenizer_hash": "another"}, tokenizer),
+            ("record.json", "train", {"stored_tokenizer_hash": "another"}, tokenizer),
             ("record.json", "train", {"stored_weights_hash": "another"}, base),
             ("record.json", "train", before, base),
             # The same weights are others in another number format.
@@ -743,12 +744,16 @@ def test_a_rollback_asks_for_the_first_run_by_the_name_that_it_was_given(
 
     monkeypatch.setattr(gateway, "hash_of_weights", hashed)
     monkeypatch.chdir(tmp_path)
+    add_run("a registry.sqlite", first)
     with_registry = settings(registry="a registry.sqlite")
     front = open_gateway(first, with_registry, upstream, log=lambda _: None)
     lives(front)
     assert read == []  # gigabytes, which nobody needs at the start
+    # What was served is known, whatever lies in its folder by now.
+    away = first.rename(tmp_path / "away")
     front.exchange(copied_run)
-    assert read == [False, False]  # of both, while requests go on
+    away.rename(first)
+    assert read == [False]  # of the new one, while requests go on
     assert front.served.engine.names["tuned"] == "copied"  # type: ignore[attr-defined]
     front.exchange(first)
     assert front.served.engine.names["tuned"] == "champion"  # type: ignore[attr-defined]

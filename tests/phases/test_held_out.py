@@ -18,7 +18,7 @@ from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.data import load_rows
 from selfaug.data.same_prompt import learnt_digests
 from selfaug.errors import StorageError
-from selfaug.phases.held_out import HeldOut, held_out_before, hold_out
+from selfaug.phases.held_out import HeldOut, held_out_before, hold_out, kept_if_begun
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.learnt import write_learnt
 from selfaug.phases.realign_checks import what_is_measured
@@ -334,6 +334,17 @@ def test_a_folder_that_cannot_be_written_is_an_error(config: TrainConfig, tmp_pa
     with pytest.raises(StorageError, match=r"can't write .*held-out"):
         split(config, long, tmp_path / "long")
     assert not (tmp_path / "long").exists()
+
+
+def test_one_file_that_cannot_be_deleted_keeps_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    (folder / "in the file's place").mkdir(parents=True)
+    (folder / "held-out.jsonl").touch()
+    written = [folder / "in the file's place", folder / "held-out.jsonl"]
+    held_out = HeldOut([], [], 0, 0, written=written)
+    with pytest.raises(KeyboardInterrupt), kept_if_begun(held_out, RunDir(tmp_path / "run")):
+        raise KeyboardInterrupt
+    assert list(folder.iterdir()) == written[:1]
 
 
 def test_rows_with_dates_are_known_again(config: TrainConfig, tmp_path: Path) -> None:

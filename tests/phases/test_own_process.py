@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -183,6 +184,34 @@ def test_a_process_that_trains_the_run_already_is_waited_for(
         progress.message for progress in told
     ]
     assert len(begun) == (came == "since")
+
+
+def test_what_the_process_said_has_all_characters(
+    settings, tmp_path: Path, child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a file, Windows writes in an encoding that has few."""
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    child("raise SystemExit('Zürich ✓')")
+    with pytest.raises(SelfAugError, match=r"one failed \(exit code 1\): Zürich ✓"):
+        train_in_own_process(settings(tmp_path / "runs" / "one"), "one")
+
+
+@pytest.mark.parametrize("kills", [False, True])
+def test_ctrl_c_kills_no_process_that_saves_its_checkpoint(
+    settings, tmp_path: Path, child, monkeypatch: pytest.MonkeyPatch, kills: bool
+) -> None:
+    """Where to ask it to end is to kill it: it has had the Ctrl-C, too."""
+    ready = tmp_path / "ready"
+    begun = child(f"import time; open({str(ready)!r}, 'w').close(); time.sleep(0.3); raise SystemExit(3)")
+    monkeypatch.setattr(own_process, "_TERMINATE_KILLS", kills)
+
+    def interrupt(_: Progress) -> None:
+        if ready.exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_in_own_process(settings(tmp_path / "runs" / "one"), "one", interrupt)
+    assert begun[0].returncode == (3 if kills else -signal.SIGTERM)
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -128,6 +128,17 @@ def test_a_template_that_can_not_learn_further_questions_is_told_first(
         prepare(configured(reports, None, tmp_path / "data", *more), on_progress=told.append)
         warned = [one for one in told if "training refuses rows with follow_ups" in one.message]
         assert warned == (told[:1] if name == model and follow_ups else [])
+    tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    tokenizer.chat_template += "{% for m in messages %}{{ m.role + m.content + '<|im_end|>' }}{% endfor %}"
+    tokenizer.chat_template += "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
+    tokenizer.save_pretrained(model)
+    (without := tmp_path / "template.yaml").write_text("system: null\n", encoding="utf-8")
+    for template in ("null", without):
+        told = []
+        more = (f"documents.tokenizer={model}", f"rows.template={template}", "run.overwrite=true")
+        prepare(configured(reports, None, tmp_path / "data", *more), on_progress=told.append)
+        warned = [one for one in told if "refuses a system message" in one.message]
+        assert warned == (told[:1] if template == "null" else [])
 
 
 def test_settings_that_are_given_win_over_what_is_prepared(prepared: Path, tiny_rows: Path) -> None:
@@ -747,7 +758,7 @@ def test_the_encoding_of_texts_can_be_said(tmp_path: Path) -> None:
 
 
 def test_settings_of_before_can_be_given_again_when_the_command_has_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who read the note afterwards gave the folder's own file, which had the new settings by then."""
     documents, data, elsewhere = tmp_path / "documents", tmp_path / "my data", tmp_path / "elsewhere"
@@ -755,6 +766,7 @@ def test_settings_of_before_can_be_given_again_when_the_command_has_ended(
         folder.mkdir()
     (documents / "a.txt").write_text("The revenue was $5 million.")
     (tmp_path / "words.txt").write_text("revenue, sales\n")
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
 
     def warned(*sets: str) -> list[str]:
         told: list[Progress] = []
@@ -762,18 +774,22 @@ def test_settings_of_before_can_be_given_again_when_the_command_has_ended(
         prepare(config, on_progress=told.append)
         return [one.message for one in told if one.stage == "warning"]
 
-    trained = ("retrieval.glossary=words.txt", "rows.completion='{answer}'", "rows.passages=2")
+    trained = (
+        "retrieval.glossary=words.txt", "documents.tokenizer=model", "rows.completion='{answer}'", "rows.passages=2"
+    )  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert warned(*trained) == []
     monkeypatch.chdir(elsewhere)
+    documents = documents.rename(tmp_path / "reports")  # the files of the settings are where they were
     (message,) = warned()
-    assert 'before: retrieval.glossary is null, and was "' in message
+    assert f'retrieval.glossary is null, and was "{tmp_path}' in message
     assert 'rows.completion is "{answer} {sources}", and was "{answer}". A model' in message
     command = shlex.split(message[message.index("`") + 1 : message.rindex("`")])
     assert CliRunner().invoke(app, command[1:]).exit_code == 0
     now = load_prepare_config(data / "prepare.yaml")
     assert (now.rows.completion, now.rows.passages) == ("{answer}", 2)
     assert now.retrieval.glossary == str(tmp_path / "words.txt")
+    assert now.documents.tokenizer == str(tmp_path / "model")
     # Stopped because of the note, nothing was prepared: what was to be is in the command.
     others = Path(shutil.copytree(documents, tmp_path / "other documents"))
     write_lines(tmp_path / "new.jsonl", [{"question": "What?", "answer": "$5 million", "document": "a.txt"}])
@@ -782,16 +798,25 @@ def test_settings_of_before_can_be_given_again_when_the_command_has_ended(
         if progress.stage == "warning":
             raise KeyboardInterrupt(progress.message)
 
+    limits = ("documents.processes=2", "documents.seconds=60", "documents.max_megabytes=9")
+    config = configured(others, tmp_path / "new.jsonl", data, "run.overwrite=true", *limits)
     with pytest.raises(KeyboardInterrupt) as stopped:
-        prepare(configured(others, tmp_path / "new.jsonl", data, "run.overwrite=true"), on_progress=stop)
+        prepare(config, on_progress=stop)
     message = str(stopped.value)
     command = shlex.split(message[message.index("`") + 1 : message.rindex("`")])
     wanted = load_prepare_config(Path(command[3]), {}, [one for one in command if "=" in one])
     assert (wanted.documents.folder, wanted.questions.files) == (str(others), [str(tmp_path / "new.jsonl")])
     assert (wanted.rows.completion, wanted.rows.passages) == ("{answer}", 2)
+    of_reading = wanted.documents
+    assert (of_reading.processes, of_reading.seconds, of_reading.max_megabytes) == (2, 60, 9)
     # Another name of the same file, and limits of reading, are nothing that a model needs.
     monkeypatch.chdir(tmp_path)
-    limits = ("documents.processes=2", "documents.seconds=60", "documents.max_megabytes=9")
+    assert warned(*trained, *limits) == []
+    # Nor is a folder that was moved with its documents and files: names count from where it is now.
+    for name in ("reports", "my data", "words.txt", "model"):
+        (tmp_path / name).rename(elsewhere / name)
+    documents, data = elsewhere / "reports", elsewhere / "my data"
+    monkeypatch.chdir(elsewhere)
     assert warned(*trained, *limits) == []
 
 

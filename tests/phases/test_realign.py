@@ -86,7 +86,17 @@ def test_it_goes_on_from_the_deployed_adapter(
     with pytest.raises(StorageError, match=f"begun from another adapter than {copied_run} has now"):
         realign(copied_run, quick(new_rows, output=str(run.path)), sets=["train.steps=2"])
     assert not run.record.exists()
+    # Nor is the deployed run needed any more, unless its rows are.
+    away = copied_run.rename(tmp_path / "away")
+    begun = read_record(run.started, "train-started")
+    rehearsed = {"digest": "another"}
+    write_record(run.started, "train-started", begun | {"data": begun["data"] | {"replay": rehearsed}})
+    with pytest.raises(ConfigError, match="training rows are not those") as refused:
+        train(other, resume=True)
+    assert f"that {copied_run} had learnt, and that run is not there" in str(refused.value.hint)
+    write_record(run.started, "train-started", begun)
     assert train(other, resume=True).record["went_on_from"]["weights"] == made_of
+    away.rename(copied_run)
     # Without one it can't be gone on with.
     run.record.unlink()
     shutil.rmtree(run.checkpoints)
@@ -188,6 +198,24 @@ def test_held_out_rows_are_beside_a_run_in_the_home_folder(
     assert _output(RunDir(tmp_path / "old"), "~/new/") == str(tmp_path / "new")
 
 
+@pytest.mark.parametrize(("within", "named"), [("", "."), ("adapter", "..")])
+def test_inside_its_folder_a_run_has_its_own_name(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch, within: str, named: str
+) -> None:
+    """The new run was `.-realigned`, hidden in the deployed one."""
+    monkeypatch.chdir(copied_run / within)
+    config = realign_config(RunDir(named), ["second.jsonl"])
+    assert (config.run.output, config.lora.start_from) == (f"{copied_run}-realigned", str(copied_run))
+
+
+def test_several_processes_of_a_launcher_are_refused(
+    copied_run: Path, new_rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="a launcher has started 2 processes of `selfaug realign`"):
+        realign(copied_run, quick(new_rows))
+
+
 def test_a_folder_that_was_killed_while_it_was_made_is_made_again(
     copied_run: Path, new_rows: Path, held_out: Path, tmp_path: Path
 ) -> None:
@@ -276,9 +304,12 @@ def test_a_run_that_passes_becomes_the_candidate_and_nothing_is_promoted(
     again = run_command(str(copied_run), *data, *LENIENT, "--json")
     assert f"not the champion of {registry}: that is {other.run}" in " ".join(again.stderr.split())
     assert read_record(new / "realignment.json", "realignment")["champion_instead"] == other.run
-    opened.point(CHAMPION, 1)
+    # The deployed weights in another folder, as in one that was copied, are the deployed run.
+    copy = opened.add(tmp_path / "copy", weights=opened.version(1).weights, base="tiny")
+    opened.point(CHAMPION, copy.number)
     again = run_command(str(copied_run), *data, *LENIENT)
     assert again.exit_code == 0
+    assert "not the champion" not in again.stderr
     assert "version 2 was the champion" in " ".join(again.stderr.split())
     assert "champion_instead" not in read_record(new / "realignment.json", "realignment")
     candidate = opened.current(CANDIDATE)
@@ -323,6 +354,11 @@ def test_that_another_run_is_the_champion_is_said_before_training(
     # But it knows what it was made from, by way of others too.
     add_run(registry, copied_run, parent=other.number)
     with pytest.raises(KeyboardInterrupt, match="not compared with that one, from which it goes on"):
+        realign(copied_run, quick(new_rows, registry=str(registry)), on_progress=stop)
+    # As `promote` has it, by weights: in whatever folder these are.
+    renamed = Registry(registry).add(tmp_path / "renamed", weights="others", base="tiny")
+    Registry(registry).point(CHAMPION, renamed.number)
+    with pytest.raises(KeyboardInterrupt, match=r"renamed\..*from which it goes on"):
         realign(copied_run, quick(new_rows, registry=str(registry)), on_progress=stop)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from realigning import LENIENT, asking, quick, run_command
 from selfaug.config import load_config
+from selfaug.core.gate import named_loss, named_old_sources
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import RealignSettings, _withdrawn, realign
@@ -189,6 +190,8 @@ def test_a_source_that_is_lost_fails_though_all_old_rows_together_pass() -> None
         ("loss, general", "pass"),
         ("loss, old task: lost", "fail"),
     ]
+    # What tables and verdicts find it by.
+    assert gate["bounds"][-1]["name"] in map(named_loss, named_old_sources({**sources, "lost": {}}))
 
 
 def test_a_schema_that_has_changed_since_decides_nothing_anew(tmp_path: Path) -> None:
@@ -254,7 +257,7 @@ def test_what_a_task_without_rows_makes_of_an_outcome(of_bounds: Any) -> None:
     assert _outcome(of_bounds, ["new task"], strict) == ("fail" if of_bounds == "fail" else "inconclusive")
 
 
-@pytest.mark.parametrize(("words", "told"), [(None, True), ("Keine Angabe.", False)])
+@pytest.mark.parametrize(("words", "told"), [(None, True), ("Ei ilmoitettu.", False)])
 def test_what_the_deployed_run_says_where_there_is_no_answer_is_known(
     copied_run: Path, new_rows: Path, tmp_path: Path, words: str | None, told: bool
 ) -> None:
@@ -264,7 +267,7 @@ def test_what_the_deployed_run_says_where_there_is_no_answer_is_known(
     started["data"]["no_answer"] = words
     write_record(run.started, "train-started", started)
     held_out = tmp_path / "held-out.jsonl"
-    write_lines(held_out, [{**read_lines(new_rows)[0], "answer": "Keine Angabe."}])
+    write_lines(held_out, [{**read_lines(new_rows)[0], "answer": "Ei ilmoitettu."}])
     said: list[str] = []
 
     def until_training(progress: Progress) -> None:

@@ -9,21 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfaug.config import TrainConfig
+from selfaug.core.thoughts import without_thoughts
 from selfaug.eval.checks import Chooses
 from selfaug.eval.form_checks import Words
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.scorers import named_scorer
+from selfaug.eval.suite_files import SuiteRow
 from selfaug.phases.evaluate import _take_base_answers
 from selfaug.phases.suites import (
     answers_to,
     compare_answers,
     general_prompts,
     scored_by,
+    suite_file_prompts,
     task_prompts,
-    without_thoughts,
 )
 from selfaug.records import read_lines, write_lines
 
@@ -69,7 +71,7 @@ def test_what_follows_the_thoughts_is_scored(
     assert [general.score(0, said) for said in ("<think>so many words</think> Yes", "so many")] == [1.0, 0.0]
 
 
-@pytest.mark.parametrize(("no_answer", "score"), [("Keine Angabe.", 0.0), (None, 1.0)])
+@pytest.mark.parametrize(("no_answer", "score"), [("Ei ilmoitettu.", 0.0), (None, 1.0)])
 def test_what_the_scorer_can_not_know_is_told(
     settings: Callable[..., TrainConfig],
     tiny_tokenizer: PreTrainedTokenizerFast,
@@ -78,7 +80,7 @@ def test_what_the_scorer_can_not_know_is_told(
     score: float,
 ) -> None:
     """Rows in another language say in their own words that there is no answer."""
-    write_lines(tmp_path / "rows.jsonl", [{"prompt": "revenue?", "completion": "Keine Angabe."}])
+    write_lines(tmp_path / "rows.jsonl", [{"prompt": "revenue?", "completion": "Ei ilmoitettu."}])
     suite = task_prompts(
         settings(tmp_path),
         tiny_tokenizer,
@@ -166,3 +168,40 @@ def test_an_answer_that_was_cut_off_at_another_limit_is_made_again(
     lines[1] |= {"cut_off": True}
     assert long.kept(lines) == {}
     assert list(short.kept(lines)) == ["one"]
+
+
+def test_answers_end_where_the_window_does(
+    settings: Callable[..., TrainConfig], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Learned positions have no place beyond it: an answer of the usual length would be an IndexError."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tiny_tokenizer), n_positions=32, n_embd=16, n_layer=1, n_head=2,
+            bos_token_id=None, eos_token_id=tiny_tokenizer.eos_token_id,
+        )
+    ).eval()  # fmt: skip
+    model.save_pretrained(tmp_path / "gpt2")
+    tiny_tokenizer.save_pretrained(tmp_path / "gpt2")
+    # With the answer and the end token, the first one fills the window.
+    rows = [{"prompt": "x" * length, "completion": "7"} for length in (30, 4)]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    config = settings(tmp_path / "run")
+    named = config.model.model_copy(update={"name": str(tmp_path / "gpt2")})
+    task = task_prompts(
+        config.model_copy(update={"model": named}),
+        tiny_tokenizer,
+        [str(tmp_path / "rows.jsonl")],
+        score=named_scorer("exact"),
+        items=None,
+        max_new_tokens=20,
+    )
+    assert task.limits == [2, 20]
+    asked = [
+        SuiteRow(name, "x" * letters, "7", (), named_scorer("exact"))
+        for name, letters in (("a", 9), ("b", 1))
+    ]
+    own = suite_file_prompts(tiny_tokenizer, asked, 9, {}, window=32)
+    assert own.limits[0] == 32 - len(own.prompts[0]) < own.limits[1] == 9
+    for name, suite in (("task", task), ("own", own)):
+        answers_to(suite, tmp_path / f"{name}.jsonl", model, tiny_tokenizer, 2)

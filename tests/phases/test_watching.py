@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from selfaug.monitoring.monitor import Monitor
 from selfaug.phases.watching import DriftModels, Watching, WatchSettings
 from selfaug.serving.upstream import UpstreamAwayError
+from selfaug.serving.watcher import Answered
 
 AT_ONCE, SOON, LATER = 2.0, 60.0, 86_400.0
 
@@ -219,3 +221,24 @@ def test_an_end_at_the_last_moment_of_a_pause_is_no_reason_for_another_pause(
     assert watching._waited(LATER, None)
     assert watching._waited(SOON, None)
     assert waits == [SOON]
+
+
+def test_the_form_is_of_what_comes_after_the_thoughts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Offered(list[Any]):
+        offer = list.append
+
+    watching = Watching(
+        "run",
+        None,
+        None,
+        form=re.compile(r"ANSWER: \d+"),
+        settings=WatchSettings(),
+        check=None,
+        on_canary=lambda _: None,
+        tell=lambda _: None,
+    )
+    offered = Offered()
+    monkeypatch.setattr(watching, "_monitor", offered)
+    for answer in ("<think>\n\n</think>\n\nANSWER: 5", "ANSWER: 5", "<think>ANSWER: 5</think>It is 5."):
+        watching.answered(Answered("r", [1], 3, answer, passages=1))
+    assert [one.format_violation for one in offered] == [False, False, True]

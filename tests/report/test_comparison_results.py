@@ -66,7 +66,7 @@ def test_a_zero_has_no_minus_and_a_drift_of_few_prompts_no_interval() -> None:
 
 
 def test_a_p_value_says_what_it_is_of_and_is_left_out_where_there_is_none() -> None:
-    cell = {"difference": {"value": 0.1, "low": 0.02, "high": 0.2}, "p_value": 0.0312}
+    cell = {"difference": {"value": 0.1, "low": -0.02, "high": 0.2}, "p_value": 0.0312}
     record = {
         "items": {"task": 5, "general": 7},
         "settings": {"seeds": [0, 1]},
@@ -82,7 +82,7 @@ def test_a_p_value_says_what_it_is_of_and_is_left_out_where_there_is_none() -> N
     }
     table = against_table(record)
     assert table is not None
-    assert table.rows == [["plain LoRA", "+10.0 (+2.0 to +20.0)", "+10.0 (+2.0 to +20.0) p 0.031"]]
+    assert table.rows == [["plain LoRA", "+10.0 (−2.0 to +20.0)", "+10.0 (−2.0 to +20.0) p 0.031"]]
     # Neither a zero with a sign, nor a p that seems to be 0.05 and is less.
     cell |= {"difference": {"value": 0.02, "low": -0.0004, "high": 0.042}, "p_value": 0.0496}
     beside = against_table(record)

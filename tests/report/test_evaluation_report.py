@@ -147,8 +147,13 @@ def test_benchmarks_have_the_table_of_lm_eval(folder: Path) -> None:
 def test_sides_of_answers_from_documents_have_a_table_of_their_own(folder: Path) -> None:
     side = suite({"a": (1, 1)}, interval(0.1, 0.0, 0.2))
     assert "side by side: value" not in page_of(folder)
-    page = page_with(folder, {**EVALUATION, "sides": {"value": side, "abstains where it must": side}})
+    sides = {"value": side, "abstains where it must": side}
+    page = page_with(folder, {**EVALUATION, "sides": sides})
     assert "the job: value" in page
+    assert "is not recognised in another language" not in page
+    page = page_with(folder, {**EVALUATION, "sides": sides, "unknown_no_answers": ["Ei ilmoitettu."]})
+    assert "is not recognised in another language" in page
+    assert "unicode-bidi: plaintext" in page  # a prompt's special tokens don't turn Arabic around
     assert "the job: abstains where it must" in page
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_index import SETTINGS, chunk, write, write_documents
 
@@ -40,6 +41,21 @@ def test_a_search_finds_the_passage_that_shares_most_words(make_index: Make) -> 
     assert [found.document for found in index.search("employees", 3)] == ["north.md"]
     assert index.search("nothing here knows this", 3) == []
     assert index.search("the of in", 3) == index.search("", 3) == index.search("revenue", 0) == []
+
+
+def test_without_maps_nothing_of_an_index_stays_open(
+    make_index: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which could not rename it."""
+    mapped = make_index(FIRM)
+    monkeypatch.setattr(index_module, "_MAPPED", False)
+    index = Index(mapped.folder)
+    question = "What was North's revenue in 2023?"
+    assert index.search(question, 3) == mapped.search(question, 3)
+    assert index.chunks_of("north.md") == mapped.chunks_of("north.md")
+    parts: list[Any] = [index._offsets, index._owners, *index._chunks.scores.values()]
+    assert not [part for part in parts if isinstance(part, np.memmap)]
+    assert isinstance(index._lines, bytes)
 
 
 def test_a_search_can_be_kept_to_some_documents(make_index: Make) -> None:

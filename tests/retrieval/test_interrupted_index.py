@@ -17,7 +17,7 @@ from small_index import SETTINGS, chunk, write, write_documents
 from selfaug.errors import DataError, StorageError
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index, IndexWriter
-from selfaug.retrieval.read_folder import Unreadable
+from selfaug.retrieval.read_folder import KnownUnreadable
 
 TEXTS = {
     f"{name}.md": [f"Text of {name}.", f"More \u2028 ünïcode of {name}."] for name in ("one", "two", "three")
@@ -80,7 +80,10 @@ def test_other_settings_read_everything_again(tmp_path: Path) -> None:
 
 def test_what_could_not_be_read_is_kept_with_its_limits(tmp_path: Path) -> None:
     folder, limits = tmp_path / "index", {"seconds": 5}
-    first, second = Unreadable("digest 1", "scanned"), Unreadable("digest 2", "takes more than 5 s to read")
+    first, second = (
+        KnownUnreadable("digest 1", "scanned"),
+        KnownUnreadable("digest 2", "takes more than 5 s to read"),
+    )
 
     def some(writer: IndexWriter, cut: bool = False) -> Documents:
         writer.add_unreadable("one.pdf", first)

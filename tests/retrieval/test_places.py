@@ -15,7 +15,7 @@ from selfaug.phases.prepared_rows import pairs_with_gold
 from selfaug.phases.question_files import load_pairs
 from selfaug.records import write_lines
 from selfaug.retrieval import pairs
-from selfaug.retrieval.chunking import Chunker, count_words
+from selfaug.retrieval.chunking import Chunk, Chunker, count_words
 from selfaug.retrieval.document import Block, Document
 from selfaug.retrieval.folder_files import folder_files
 from selfaug.retrieval.index import Index
@@ -74,6 +74,25 @@ def test_a_passage_that_goes_over_the_end_of_a_page_is_of_both(tmp_path: Path) -
     assert gold("page 1 sentence 6", None, 1) == [(1, True), (2, True)]
     # Further passages of the next page are not of this one.
     assert gold("page 2 sentence 3", None, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "repeats"),
+    [
+        ("Revenue by year: 2019, 2020, 2021", False),
+        ("2019\n2020\n1", False),
+        ("Staff: 7. 1 Outlook: 12 plants.", True),
+        ("# Plan\n  1 Outlook: 12 plants.", True),
+    ],
+)
+def test_a_passage_repeats_whole_sentences(tmp_path: Path, before: str, repeats: bool) -> None:
+    texts = [(1, before), (2, "1 Outlook: 12 plants. They stand still."), (2, "Of 12 plants no more.")]
+    chunks = [Chunk(str(number), "a.pdf", "A", text, page) for number, (page, text) in enumerate(texts)]
+    index = write_documents(
+        tmp_path / "index", [({"path": "a.pdf", "digest": "digest", "title": "A"}, chunks)]
+    )
+    found = find_gold(Pair("q", "How many plants?", "12 plants", ("a.pdf",), page=1), index)
+    assert ("1" in [chunk.id for chunk in found]) is repeats
 
 
 def test_passages_are_made_plain_once_for_all_questions_about_a_document(

@@ -19,7 +19,7 @@ from hostile_readers import broken, noting, obeying
 from scanned_pdf import partly_scanned
 from selfaug.errors import DataError, SelfAugError
 from selfaug.retrieval.folder_files import OWN_FILE, folder_files
-from selfaug.retrieval.read_folder import FolderReport, Read, Unreadable, digest_of, read_folder
+from selfaug.retrieval.read_folder import FolderReport, KnownUnreadable, Read, digest_of, read_folder
 from selfaug.retrieval.reading_processes import ReadingProcesses
 
 MEMORY = 200_000_000
@@ -111,22 +111,22 @@ def test_what_can_not_be_read_is_not_tried_again_till_it_changes(tmp_path: Path)
     folder, log = tmp_path / "documents", tmp_path / "log"
     put(folder, a="", b="")
     (folder / "c.pdf").write_bytes(b"%PDF-1.7 and nothing more")
-    told: dict[str, Unreadable] = {}
+    told: dict[str, KnownUnreadable] = {}
     _, report = read_all(folder, reader=partial(noting, log), on_unreadable=told.__setitem__)
     assert told == {
-        name: Unreadable(digest_of(folder / name), reason) for name, reason in report.unreadable.items()
+        name: KnownUnreadable(digest_of(folder / name), reason) for name, reason in report.unreadable.items()
     }
     assert sorted(told) == ["a.txt", "b.txt", "c.pdf"]
     log.unlink()
 
     put(folder, b=" ")
-    again: dict[str, Unreadable] = {}
+    again: dict[str, KnownUnreadable] = {}
     _, report_again = read_all(
         folder, reader=partial(noting, log), unreadable=told, on_unreadable=again.__setitem__
     )
     assert report_again == report
     assert [line.split()[0] for line in log.read_text().splitlines()] == ["b.txt"]
-    assert again == {**told, "b.txt": Unreadable(digest_of(folder / "b.txt"), "empty")}
+    assert again == {**told, "b.txt": KnownUnreadable(digest_of(folder / "b.txt"), "empty")}
 
 
 def test_nothing_to_read_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def test_hanging_crashing_and_greedy_readers_are_a_line_each_and_the_rest_goes_o
         tmp_path, a="text", b="hang", c="hang in C", d="eat", e="crash", f="exit", g="killed", h="large", i="text"
     )  # fmt: skip
     began = time.monotonic()
-    lasting: dict[str, Unreadable] = {}
+    lasting: dict[str, KnownUnreadable] = {}
     found, report = read_all(
         tmp_path,
         reader=obeying,

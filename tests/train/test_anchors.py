@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from selfaug.core.positions import IGNORED
 from selfaug.errors import ConfigError, DataError, ModelError
+from selfaug.train import anchors as anchors_module
 from selfaug.train import selfaug_trainer
-from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors, write_anchors
+from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors, self_requests, write_anchors
 from selfaug.train.selfaug_config import SelfAugConfig
 from selfaug.train.selfaug_trainer import SelfAugTrainer
 
@@ -236,6 +237,65 @@ def test_the_model_writes_requests_and_answers_them(chat_model: tuple[Any, Any])
     again = self_anchors(model, tokenizer, 4, seed=1, request_tokens=150, completion_tokens=8)
     assert again == anchors
     assert self_anchors(model, tokenizer, 4, seed=2, request_tokens=150, completion_tokens=8) != anchors
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "answer", "prefix", "ends", "mark"),
+    [
+        ("<|im_start|>user\n", "<|pad|>\n", "<|im_start|>", "<|im_start|>user\n", {"<|pad|>"}, ""),  # gpt-oss
+        ("[INST]", "", "<|pad|><think>\n", "[INST]", {"<|pad|>"}, ""),  # DeepSeek-R1's
+        ("[INST] ", " [/INST]", "", "[INST]", set(), "[/INST]"),  # Llama 2
+        ("USER:\n", "\n", "ASSISTANT: <|pad|>\n", "USER:\n", set(), "ASSISTANT:"),
+        ("<|user|>\n", "\n", "e\n", "<|user|>\n", set(), "e"),  # as OLMo 2, with a mark that is soon written
+        ("", "", "", "", set(), ""),
+    ],
+)
+def test_requests_end_where_the_template_ends_a_users_turn(
+    chat_model: tuple[Any, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    after: str,
+    answer: str,
+    prefix: str,
+    ends: set[str],
+    mark: str,
+) -> None:
+    """Not only where it ends an answer: else a request would go on with what the model answers to it."""
+    model, tokenizer = chat_model[0], copy.deepcopy(chat_model[1])
+    tokenizer.chat_template = (
+        f"{{% for m in messages %}}{{{{ {before!r} + m.content + {after!r} }}}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{ {answer!r} }}}}{{% endif %}}"
+    )
+    turn = anchors_module._user_turn(tokenizer, {})
+    assert tokenizer.decode(turn.prefix) == prefix
+    assert tokenizer.convert_ids_to_tokens(sorted(turn.ends)) == sorted(ends)
+    assert turn.mark == mark
+    if not prefix:
+        return
+    given: list[frozenset[int]] = []
+    drawing = anchors_module.sample_ids
+
+    def watching(*arguments: Any, eos_ids: frozenset[int], **named: Any) -> Any:
+        given.append(eos_ids)
+        return drawing(*arguments, eos_ids=eos_ids, **named)
+
+    monkeypatch.setattr(anchors_module, "sample_ids", watching)
+    requests = self_requests(model, tokenizer, 2, request_tokens=60)
+    assert all(turn.ends <= one for one in given)
+    if mark:
+        assert not any(mark in request for request in requests)
+
+
+def test_words_of_scripts_without_spaces_are_counted(
+    chat_model: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request in Japanese has none, and is no shorter for that."""
+    model, tokenizer = chat_model
+    texts = ["収益は増えたか", "รายได้เพิ่ม", "two words", "増益", "a rise in 収"]
+    monkeypatch.setattr(
+        anchors_module, "sample_ids", lambda *_, **__: [tokenizer(text)["input_ids"] for text in texts]
+    )
+    assert self_requests(model, tokenizer, 3) == [texts[0], texts[1], texts[4]]
 
 
 def test_trainer_writes_them_with_the_adapter_off_and_keeps_them(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ _TEXT_COLUMNS = ("method", "data")
 
 # Narrower than this, p-values go under what they are of.
 _BESIDE_FROM = 110
+
+# In a narrow table of as many columns, the upper end of an interval goes under the lower one.
+_MANY_COLUMNS = 7
+_RANGE = re.compile(r"(?<=\d)(\N{EN DASH})(?=\d)")
 
 
 def show_comparison(record: Mapping[str, Any], output: Path, console: Console | None = None) -> None:
@@ -63,12 +68,18 @@ def _rich(table: TextTable, *, narrow: bool) -> Table:
     shown = Table(
         title=table.title or None, caption=table.caption or None, title_justify="left", caption_justify="left"
     )
-    for name in table.columns:
-        shown.add_column(Text(printable(name)), justify="left" if name in _TEXT_COLUMNS else "right")
+    cramped = narrow and len(table.columns) >= _MANY_COLUMNS
+    for name in map(printable, table.columns):
+        shown.add_column(
+            Text(name.replace(", ", ",\n") if cramped else name),
+            justify="left" if name in _TEXT_COLUMNS else "right",
+        )
     for row in table.rows:
         cells = [printable(cell) for cell in row]
         # Intervals and p under their values, so that the methods' names have room.
         if narrow:
             cells = [cell.replace(") p ", ")\np ").replace(" (", "\n(") for cell in cells]
+        if cramped:
+            cells = [_RANGE.sub("\\1\n", cell) for cell in cells]
         shown.add_row(*map(Text, cells))
     return shown

@@ -63,7 +63,7 @@ def dashboard(
             ) from error
         raise SelfAugError(
             f"the dashboard needs {missing}, which is not installed.",
-            hint="run `pip install 'selfaug[serve]'`.",
+            hint='run `pip install "selfaug[serve]"`.',
         ) from error
     library = Library(directory)
     say(f"reading {directory} ...")

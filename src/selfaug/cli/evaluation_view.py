@@ -20,6 +20,7 @@ from selfaug.wording.evaluation_words import (
     half_in_words,
     level_in_words,
     step_in_words,
+    unknown_no_answers_in_words,
     unseen_in_words,
 )
 from selfaug.wording.numbers import nats, nats_span, percent, points, span
@@ -52,6 +53,8 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
     sides = {f"task: {name}": side for name, side in record["sides"].items()}
     suites = {"task": record["suites"]["task"]} | also | sides if also or sides else {}
     console.print(suites_table(suites | record["suites"], record["settings"]["scorer"], width=console.width))
+    if (unknown := unknown_no_answers_in_words(record)) is not None:
+        console.print(Text(printable(f"! {unknown}"), "bold yellow"), soft_wrap=True)
     console.print(drift_table(record["drift"], width=console.width))
     if record["forecast"] is not None:
         console.print(forecast_in_words(record["forecast"]), soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -57,6 +58,9 @@ from selfaug.launcher import is_first_process
 if TYPE_CHECKING:
     from selfaug.config import TrainConfig
     from selfaug.phases.chat import Chat
+
+# Windows ends input at Ctrl-Z, and reads Ctrl-D as a character.
+_CTRL_D = "\x04"
 
 __all__ = ["app", "main"]
 
@@ -542,7 +546,8 @@ def _talk(conversation: Chat, as_json: bool) -> None:
     """A conversation, until the user ends it."""
     from selfaug.phases.chat import TooLongError
 
-    say("Ctrl-D ends; an empty line starts a new conversation.")
+    ends = "Ctrl-Z and Enter end" if os.name == "nt" else "Ctrl-D ends"
+    say(f"{ends} the conversation; an empty line starts a new one.")
     while (line := _read_line()) is not None:
         if not line.strip():
             conversation.start_anew()
@@ -568,11 +573,15 @@ def _read_line() -> str | None:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 (gives input() its line editing)
         try:
-            return input("> ")
+            line = input("> ")
         except EOFError:
             return None
-    line = sys.stdin.readline()
-    return line.rstrip("\n") if line else None
+    else:
+        line = sys.stdin.readline()
+        if not line:
+            return None
+    line = line.rstrip("\n")
+    return None if line == _CTRL_D else line
 
 
 def _show_answers(answers: Any, prompt: str, as_json: bool) -> None:

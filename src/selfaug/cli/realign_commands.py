@@ -180,6 +180,7 @@ def _show(found: Realignment, registry: str | None) -> None:
     from rich.text import Text
 
     from selfaug.cli.evaluation_view import bound_in_words, show_cut_off, suites_table
+    from selfaug.core.gate import named_old_sources
     from selfaug.core.printable import counted, printable
     from selfaug.rundir import RunDir
 
@@ -187,7 +188,7 @@ def _show(found: Realignment, registry: str | None) -> None:
     names = {"base": "deployed", "tuned": "re-aligned"}
     record = found.record
     scorer = record["settings"]["scorer"]
-    sources = {f"old task: {source}": one for source, one in record.get("old_sources", {}).items()}
+    sources = named_old_sources(record.get("old_sources", {}))
     console.print(suites_table(record["suites"] | sources, scorer, width=console.width, **names))
     show_cut_off(record["suites"], console, **names)
     if judged := record.get("judged"):

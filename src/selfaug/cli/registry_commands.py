@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from selfaug.cli.app import Debug, Json, app
 from selfaug.cli.terminal import print_json, printable, say
 from selfaug.errors import ConfigError, DataError
+from selfaug.relative_path import relative_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from selfaug.registry import Version
 
 __all__ = ["RegistryFile", "registry"]
@@ -94,8 +96,6 @@ def registry(
 def _say_if_its_gate_did_not_pass(run: str) -> None:
     """That a re-aligned run may have lost something decides nothing here: it is the user who promotes."""
     from selfaug.config import load_config
-    from selfaug.phases.realign import RECORD_KIND
-    from selfaug.records import read_record
     from selfaug.rundir import RunDir
 
     record = RunDir(run).realignment
@@ -107,16 +107,24 @@ def _say_if_its_gate_did_not_pass(run: str) -> None:
                 "Where `selfaug realign` made it, the same command again compares both."
             )
         return
-    with suppress(DataError):  # it is the champion whatever is in there
-        outcome = read_record(record, RECORD_KIND)["gate"]["outcome"]
-        if outcome != "pass":
-            say(f"note: its re-alignment did not pass the gate ({outcome}): {record}")
+    found = _readable_realignment(record)
+    if found is not None and (outcome := found["gate"]["outcome"]) != "pass":
+        say(f"note: its re-alignment did not pass the gate ({outcome}): {record}")
+
+
+def _readable_realignment(record: Path) -> dict[str, Any] | None:
+    """Data of a re-alignment's record; None if that is damaged: its run is the champion whatever is in there."""
+    from selfaug.phases.realign_comparison import RECORD_KIND
+    from selfaug.records import read_record
+
+    with suppress(DataError):
+        return read_record(record, RECORD_KIND)
+    return None
 
 
 def _say_if_compared_with_another(file: str, version: Version) -> None:
     """Two re-alignments of one champion: whichever is promoted second knows nothing of what the first has learnt."""
-    from selfaug.phases.realign_comparison import DEPLOYED_WEIGHTS, RECORD_KIND
-    from selfaug.records import read_record
+    from selfaug.phases.realign_comparison import DEPLOYED_WEIGHTS
     from selfaug.registry import CHAMPION, Registry
     from selfaug.rundir import RunDir
 
@@ -125,24 +133,23 @@ def _say_if_compared_with_another(file: str, version: Version) -> None:
     was_champion = version.number in {move.version for move in earlier}  # going back is meant so
     if now.previous is None or was_champion or not record.exists():
         return
+    if (found := _readable_realignment(record)) is None:
+        return
+    weights = found["settings"].get(DEPLOYED_WEIGHTS)
+    if weights is None and version.parent is not None:  # compared by an earlier version of selfaug
+        weights = opened.version(version.parent).weights
     replaced = opened.version(next(move.version for move in earlier if move.number == now.previous))
-    with suppress(DataError):  # as above
-        found = read_record(record, RECORD_KIND)
-        weights = found["settings"].get(DEPLOYED_WEIGHTS)
-        if weights is None and version.parent is not None:  # compared by an earlier version of selfaug
-            weights = opened.version(version.parent).weights
-        # The same weights in another folder, as in one that was renamed, know as much.
-        if weights is not None and replaced.weights not in (weights, version.weights):
-            goes_on_from_it = replaced.weights in {one.weights for one in opened.made_from(version.number)}
-            say(
-                f"note: it was compared with {found['deployed']}, and not with version {replaced.number}, the champion "
-                "that it replaces"
-                + (
-                    ", from which it goes on by way of others: losses may add up."
-                    if goes_on_from_it
-                    else ": what that one has learnt, it does not know."
-                )
+    # The same weights in another folder, as in one that was renamed, know as much.
+    if weights is not None and replaced.weights not in (weights, version.weights):
+        say(
+            f"note: it was compared with {found['deployed']}, and not with version {replaced.number}, the champion "
+            "that it replaces"
+            + (
+                ", from which it goes on by way of others: losses may add up."
+                if opened.goes_on_from(version.number, replaced.weights)
+                else ": what that one has learnt, it does not know."
             )
+        )
 
 
 def _say_if_it_has_no_reference_window(run: str) -> None:
@@ -150,7 +157,7 @@ def _say_if_it_has_no_reference_window(run: str) -> None:
     from selfaug.rundir import RunDir
 
     if not (RunDir(run).monitor / "reference.json").exists():
-        measure = f"selfaug monitor {shlex.quote(os.path.relpath(run))} --reference"
+        measure = f"selfaug monitor {shlex.quote(relative_path(run))} --reference"
         say(
             "note: its reference window is not measured. A server does that in its pauses, and watches the run only "
             f"then; a gateway waits for `{measure}`. Given before `promote`, that does it for both."
@@ -164,7 +171,7 @@ def _line(version: dict[str, object]) -> str:
         f"{version['number']:>4}",
         added,
         f"{', '.join(names) if isinstance(names, list) else '':<20}",
-        os.path.relpath(str(version["run"])),
+        relative_path(str(version["run"])),
         f"from {version['parent']}" if version["parent"] else "",
         str(version["note"]),
         "" if version["is_there"] else "(the folder is gone)",

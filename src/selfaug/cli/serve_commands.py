@@ -392,5 +392,5 @@ def _require_packages() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise SelfAugError(
-            f"serving needs {error.name}, which is not installed.", hint="run `pip install 'selfaug[serve]'`."
+            f"serving needs {error.name}, which is not installed.", hint='run `pip install "selfaug[serve]"`.'
         ) from error

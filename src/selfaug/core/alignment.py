@@ -202,7 +202,7 @@ class _Precision(NamedTuple):
     Attributes:
         operands: both are rounded to this dtype, as the model itself does under the autocast that it stands under.
         product: then they are multiplied in this one: the same, but float32 on a CPU without instructions for it,
-            where it is more exact and eight times faster.
+            where it is more exact and eight times faster, and on Apple's GPUs, which round a product to its operands'.
     """
 
     operands: torch.dtype
@@ -447,8 +447,9 @@ def _add_product(total_VH: Tensor, left_VN: Tensor, right_NH: Tensor, weight: fl
 def _precision(weight: Tensor) -> _Precision:
     device = weight.device.type
     operands = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    if device == "cpu" and (
-        operands == torch.float16 or (operands == torch.bfloat16 and not _cpu_has_bf16())
+    half = operands in (torch.bfloat16, torch.float16)
+    if half and (
+        device == "mps" or (device == "cpu" and not (operands == torch.bfloat16 and _cpu_has_bf16()))
     ):
         return _Precision(operands, torch.float32)
     return _Precision(operands, operands)

@@ -26,7 +26,11 @@ def why_cut_off(share: float, *, own_limits: bool) -> str | None:
     """
     if share <= (_MOST_AT_OWN_LIMITS if own_limits else _MOST):
         return None
-    raised = "" if own_limits else "raise --max-new-tokens; "
+    raised = (
+        ""
+        if own_limits
+        else "raise --max-new-tokens, or data.max_length lower where prompts leave the model's window no room; "
+    )
     return (
         f"{100 * share:.0f} % of a model's answers were cut off at their limit, and scores may say little: {raised}"
         "if it is a model that thinks before it answers, switch that off, as with `data.chat_template_kwargs: "

@@ -12,6 +12,7 @@ from scipy.special import gammaincinv
 from selfaug.core.statistics import CONFIDENCE, Interval, cluster_stretch
 
 __all__ = [
+    "OLD_TASK",
     "GateResult",
     "Outcome",
     "Room",
@@ -22,10 +23,15 @@ __all__ = [
     "bound_on_loss",
     "bound_on_retention",
     "bound_on_score",
+    "named_loss",
+    "named_old_sources",
     "overall",
 ]
 
 Outcome = Literal["pass", "fail", "inconclusive"]
+
+OLD_TASK = "old task"
+"""Of a re-alignment: what the deployed model was trained for."""
 
 Unit = Literal["points", "%"]
 
@@ -185,6 +191,20 @@ def bound_on_retention(name: str, suite: Mapping[str, Any], least: float) -> Gat
     # One that the base model alone gets right, and one that the tuned one alone does: see `retention`.
     room = Room(kept.value / base, 1 / base, stretched=False)
     return at_least(name, kept, least, suite["items"], clusters=clusters, room=room, unit="%")
+
+
+def named_loss(name: str) -> str:
+    """What the bound on what a suite's score loses is called."""
+    return f"loss, {name}"
+
+
+def named_old_sources(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores of a re-alignment's old rows by what their source is called among the suites, and among the bounds.
+
+    Args:
+        scores: by source, as its record has them.
+    """
+    return {f"{OLD_TASK}: {source}": of_source for source, of_source in scores.items()}
 
 
 def overall(results: list[GateResult]) -> Outcome:

@@ -162,8 +162,8 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
         [
             [
                 Cell(ARM_NAMES[name]),
-                Cell(_money(arm["npv"])),
-                Cell(f"{100 * arm['roi']:,.0f} %"),
+                Cell(_whole(arm["npv"])),
+                Cell(f"{_whole(100 * arm['roi'])} %"),
                 Cell(
                     not_within(case["inputs"]["years"]["value"])
                     if arm["payback_month"] is None
@@ -175,7 +175,7 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
                     else f"{100 * arm['break_even']:.1f} %"
                 ),
                 Cell(f"{100 * arm['usefulness']:.0f} %"),
-                Cell(f"{arm['hours_per_year']:,.0f}"),
+                Cell(_whole(arm["hours_per_year"])),
             ]
             for name, arm in case["arms"].items()
         ],
@@ -249,11 +249,11 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
         "arms": arms,
         "charts": charts,
         "sources": sources,
-        "credit": _money(case["credit"]["value"]),
+        "credit": _whole(case["credit"]["value"]),
         "against": against,
         "money": f"{over}, {CURRENCY}",
         "chance": chance(case["simulation"]["chance_of_credit"]),
-        "npv": _money(case["arms"]["selfaug"]["npv"]),
+        "npv": _whole(case["arms"]["selfaug"]["npv"]),
         "refused": case["credit"]["claimed"] is False and case["credit"]["value"] > 0,
     }
 
@@ -271,5 +271,5 @@ def _router(router: Mapping[str, Any]) -> list[Cell]:
     ]
 
 
-def _money(value: float) -> str:
+def _whole(value: float) -> str:
     return f"{value:,.0f}".replace("-", "\N{MINUS SIGN}")

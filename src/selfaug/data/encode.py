@@ -6,7 +6,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "encode_rows",
     "keeps_earlier_turns",
+    "keeps_system_message",
     "rows_without_template",
 ]
 
@@ -58,6 +59,11 @@ _EARLIER_HINT = (
     "--follow-ups 0), or leave --every-assistant-turn out; or take a template that keeps earlier turns, as some do "
     "with preserve_thinking=True in chat_template_kwargs (docs/details/forms-of-rows.md)."
 )
+_SYSTEM_HINT = (
+    "without their system message these rows can be used: this chat template refuses one, or doesn't keep it where it "
+    "was. Set `system: null` in the template of retrieval rows (data.template; of `selfaug prepare`, rows.template), "
+    "and write its text into the user's turn."
+)
 _LENGTH_HINT = (
     "raise max_length where it is less than the model's own window, shorten these rows (of `selfaug prepare`: by "
     "fewer --passages, or a smaller --chunk-tokens)."
@@ -72,7 +78,8 @@ _ARGUMENTS_HINT = (
 )
 _SKIP_HINT = f"On the command line, leave these rows out with {SKIP_FLAGS}."
 _HINTS = (
-    _TEMPLATE_HINT, _THOUGHTS_HINT, _SPACE_HINT, _EARLIER_HINT, _LEFT_OUT_HINT, _ARGUMENTS_HINT, _LENGTH_HINT
+    _TEMPLATE_HINT, _THOUGHTS_HINT, _SPACE_HINT, _EARLIER_HINT, _SYSTEM_HINT, _LEFT_OUT_HINT, _ARGUMENTS_HINT,
+    _LENGTH_HINT,
 )  # fmt: skip
 """In the order in which they are told."""
 
@@ -135,6 +142,7 @@ def encode_rows(
     refused = [_problem(draft, draft.reason) for draft in drafts if draft.reason]
     problems = sorted(refused + too_long, key=lambda problem: (problem.file, problem.line))
     if problems and (not skip_bad_rows or not encoded):
+        _hint_at_system_messages(drafts, encoder)
         found = {*(draft.hint for draft in drafts), *([_LENGTH_HINT] if too_long else ())}
         hints = [*(hint for hint in _HINTS if hint in found), *([_SKIP_HINT] if encoded else ())]
         raise problems_error(
@@ -479,6 +487,36 @@ def keeps_earlier_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
     turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user", "assistant")]
     row = Row("", turns[:-1], turns[-1:], "", 0, every_assistant_turn=True)
     return _Encoder(tokenizer, {}).encode([_Task(row)], None)[0].hint != _EARLIER_HINT
+
+
+def keeps_system_message(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template takes a system message, and writes it in serving where it does in training.
+
+    Args:
+        tokenizer: of the model, with a chat template.
+    """
+    turns = [{"role": role, "content": f"text of {role}"} for role in ("system", "user", "assistant")]
+    encoder = _Encoder(tokenizer, {})
+    drafts = encoder.encode([_Task(Row("", turns[:-1], turns[-1:], "", 0))], None)
+    _hint_at_system_messages(drafts, encoder)
+    return drafts[0].hint != _SYSTEM_HINT
+
+
+def _hint_at_system_messages(drafts: Sequence[_Draft], encoder: _Encoder) -> None:
+    """Of refused rows that can be used without the system message that they begin with, say so in place of else."""
+    refused = [draft for draft in drafts if draft.reason and _has_system_message(draft.task.row)]
+    bare = [_Task(_without_system_message(draft.task.row, encoder.plain)) for draft in refused]
+    for draft, without in zip(refused, encoder.encode(bare, None), strict=True):
+        if without.spans:
+            draft.hint = _SYSTEM_HINT
+
+
+def _has_system_message(row: Row) -> bool:
+    return isinstance(row.prompt, list) and len(row.prompt) > 1 and row.prompt[0]["role"] == "system"
+
+
+def _without_system_message(row: Row, plain: Callable[[str], str]) -> Row:
+    return replace(row, prompt=row.prompt_for(plain)[1:], retrieval=None)
 
 
 def _begins(ids: list[int], part: list[int]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig
 from selfaug.core.printable import counted
+from selfaug.core.thoughts import without_thoughts
 from selfaug.data.special_tokens import without_special_tokens
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError
@@ -26,6 +26,7 @@ from selfaug.phases.chat import open_chat
 from selfaug.phases.inputs import model_window
 from selfaug.phases.prepared_folder import (
     outdated_documents,
+    prepare_again_command,
     prepared_record,
     prepared_retriever,
     require_folder_name,
@@ -33,7 +34,6 @@ from selfaug.phases.prepared_folder import (
 )
 from selfaug.phases.run_files import load_run_config, require_named_files
 from selfaug.phases.trained_template import trained_template
-from selfaug.retrieval.folder_files import PREPARED_SETTINGS
 from selfaug.retrieval.retriever import Passage, Retriever
 from selfaug.rundir import RunDir
 
@@ -59,7 +59,7 @@ class Answer:
     Attributes:
         text: of the answer.
         passages: that were in the prompt, numbered from 1 there.
-        cited: numbers of those that the answer names.
+        cited: numbers of those that the answer names, after its thoughts if it has some.
         dropped: passages that were found and didn't fit into the prompt.
         invalid: numbers that the answer names, and no passage has.
     """
@@ -103,11 +103,7 @@ class DocumentPrompts:
         """That documents aren't as they were prepared, and what helps; empty if they are."""
         if not self.outdated:
             return ""
-        folder = self.prepared if self.prepared_in is None else self.prepared.absolute()
-        settings, output = (shlex.quote(str(path)) for path in (folder / PREPARED_SETTINGS, folder))
-        command = f"selfaug prepare --config {settings} --output {output} --overwrite"
-        if self.prepared_in is not None:
-            command = f"(cd {shlex.quote(str(self.prepared_in))} && {command})"
+        command = prepare_again_command(self.prepared, working_folder=self.prepared_in)
         return (
             f"{counted(len(self.outdated), 'document is', 'documents are')} new, changed or gone since the folder was "
             f"prepared ({self.outdated[0]}); `{command}` reads what has changed (--skip-bad-rows leaves out questions "
@@ -187,7 +183,8 @@ class Assistant:
         on_passages(passages)
         text = self._answer(prompt, use_base, on_text)
         cited = cited_passages(text, len(passages))
-        return Answer(text, passages, cited, dropped, sorted(cited_sources(text) - {*cited}))
+        invalid = cited_sources(without_thoughts(text)) - {*cited}
+        return Answer(text, passages, cited, dropped, sorted(invalid))
 
     def _answer(self, prompt: list[int], use_base: bool, on_text: Callable[[str], None]) -> str:
         def stream(model: Any) -> str:
@@ -209,8 +206,8 @@ class Assistant:
 
 
 def cited_passages(text: str, passages: int) -> list[int]:
-    """Numbers of the passages that an answer cites, of so many that it had."""
-    return sorted(number for number in cited_sources(text) if 1 <= number <= passages)
+    """Numbers of the passages that an answer cites, of so many that it had; what its thoughts name is not cited."""
+    return sorted(number for number in cited_sources(without_thoughts(text)) if 1 <= number <= passages)
 
 
 def open_assistant(

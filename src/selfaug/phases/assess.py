@@ -6,7 +6,6 @@ an ordinary run without alignment, in the assessment's folder.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -336,9 +335,8 @@ def _probe_config(config: TrainConfig, probe: RunDir, steps: int, rows: int) -> 
         # What suits all weights is far too little for an adapter, which would then forget nothing.
         values["train"].update(learning_rate=OptimizerSettings().learning_rate)
     if train.warmup >= 1:  # in steps: of few, the same share
-        per_step = train.batch_size * train.gradient_accumulation
-        planned = train.steps or math.ceil(math.ceil(rows / per_step) * train.epochs)
-        values["train"].update(warmup=min(train.warmup, max(1, round(train.warmup * steps / planned))))
+        warmup = round(train.warmup * steps / train.planned_steps(rows))
+        values["train"].update(warmup=min(train.warmup, max(1, warmup)))
     values["evaluation"].update(at_end="none")
     values["run"].update(output=str(probe.path), overwrite=False)
     return TrainConfig.model_validate(values)

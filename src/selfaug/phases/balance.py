@@ -404,8 +404,7 @@ def _cache_pays(bench: Bench, config: TrainConfig, settings: BalanceSettings) ->
     if train.steps is None:
         passes = train.epochs * settings.trials
     else:
-        per_step = train.batch_size * train.gradient_accumulation
-        passes = settings.trials * train.steps * per_step / len(documents)
+        passes = settings.trials * train.steps * train.rows_a_step / len(documents)
     states = sum({document.key: document.rows for document in documents}.values())
     width = bench.base.config.get_text_config().hidden_size
     size = states * width * compute_dtype(config, bench.device).itemsize

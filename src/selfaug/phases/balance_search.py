@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -202,9 +203,11 @@ class Search:
                     self._study.tell(trial.number, state=TrialState.FAIL)
                     if trial.params:
                         self._study.enqueue_trial(trial.params)
-                    lock_file.unlink(missing_ok=True)
             except Timeout:
-                pass  # it is alive
+                continue  # it is alive
+            # When it is let go, since Windows deletes no file that is open. Nobody else gets a lock of this name.
+            with suppress(OSError):
+                lock_file.unlink()
 
     def _retry_failed(self) -> None:
         """Settings that failed before this process began are tried again: what failed them may have passed since."""

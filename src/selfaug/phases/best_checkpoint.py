@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,9 +201,6 @@ def best_checkpoint(
     )
     if suite.warning is not None:
         on_progress(Progress("warning", message=suite.warning))
-    # A row's completion fits, as a row is no longer than that; what a model writes on beyond it need not.
-    room = [data.max_length - len(prompt) for prompt in suite.prompts]
-    suite = replace(suite, limits=[min(pair) for pair in zip(suite.limits, room, strict=True)])
 
     def log(found: dict[str, Any]) -> None:
         append_line(run.metrics, found)

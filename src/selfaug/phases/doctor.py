@@ -35,6 +35,12 @@ _GIGABYTE = 1e9
 _LOW_DISK = 10 * _GIGABYTE
 _LOW_MEMORY = 4 * _GIGABYTE
 
+# pip leaves a version that fits where it is, whatever it was built for.
+_ANOTHER_TORCH = (
+    "`pip uninstall torch` first, since pip leaves what is there, then "
+    "https://pytorch.org/get-started/locally/"
+)
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -95,7 +101,7 @@ def _packages() -> list[Finding]:
                     requirement.name,
                     "missing",
                     f"{version}, tested with {requirement.specifier}" if version else "not installed",
-                    f"pip install '{requirement.name}{requirement.specifier}'",
+                    f'pip install "{requirement.name}{requirement.specifier}"',
                 )
             )
     return findings
@@ -122,7 +128,7 @@ def _extra(name: str, purpose: str) -> Finding:
         f"Extra {name}",
         "ok" if is_complete else "warning",
         f"for {purpose}: {'; '.join(told)}",
-        "" if is_complete else f"pip install 'selfaug[{name}]'",
+        "" if is_complete else f'pip install "selfaug[{name}]"',
     )
 
 
@@ -166,7 +172,17 @@ def _devices() -> list[Finding]:
             f"bf16 {'faster than float32' if bf16 else 'slower than float32, which is used'}",
         )
     )
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and torch.backends.mps.is_available():
+        findings.append(
+            Finding(
+                "GPU",
+                "warning",
+                "Apple's, which the commands don't use; `SelfAugTrainer` in a script does",
+                "models up to some 0.5 billion parameters train on a CPU; for larger ones, take a Linux machine with "
+                "an NVIDIA GPU. In a script, `use_cpu=True` in `SelfAugConfig` takes the CPU.",
+            )
+        )
+    elif not torch.cuda.is_available():
         cuda = torch.version.cuda
         findings.append(
             Finding(
@@ -179,9 +195,9 @@ def _devices() -> list[Finding]:
                     f"`nvidia-smi` shows whether there is a GPU, and for which CUDA its driver is: for one before "
                     f"{cuda}, update it, or install a build for its CUDA"
                     if cuda
-                    else "install a CUDA build"
+                    else "where there is an NVIDIA GPU, install a CUDA build"
                 )
-                + ": https://pytorch.org/get-started/locally/",
+                + f": {_ANOTHER_TORCH}",
             )
         )
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -200,7 +216,7 @@ def _gpu(index: int) -> Finding:
             "missing",
             f"{properties.name}, which this torch has no code for (compute capability "
             f"{properties.major}.{properties.minor}; it has {', '.join(builds)})",
-            "install a build of torch for an older or newer CUDA: https://pytorch.org/get-started/locally/",
+            f"install a build of torch for an older or newer CUDA: {_ANOTHER_TORCH}",
         )
     try:
         free, total = torch.cuda.mem_get_info(index)

@@ -266,10 +266,8 @@ def _known(config: TrainConfig, device: torch.device, dtype: torch.dtype, data: 
     settings, full = config.train, config.lora.method == "full"
     checkpointing = settings.gradient_checkpointing
     lengths, tokens = _sequence_lengths(data, config), sum(len(row.ids) for row in data.train.rows)
-    processes = process_count()
-    per_step = settings.batch_size * settings.gradient_accumulation * processes
-    steps = settings.steps or math.ceil(math.ceil(len(lengths) / per_step) * settings.epochs)
-    passes = settings.epochs if settings.steps is None else steps * per_step / len(lengths)
+    steps = settings.planned_steps(len(lengths))
+    passes = settings.epochs if settings.steps is None else steps * settings.rows_a_step / len(lengths)
     documents = _documents(data, config)
     there = _cache_there(config, type(skeleton).__name__, text_config.hidden_size, dtype, documents)
     sizes = [len(document.input_ids) for document in documents]
@@ -300,7 +298,7 @@ def _known(config: TrainConfig, device: torch.device, dtype: torch.dtype, data: 
         lengths=lengths,
         tokens=tokens,
         cost=pass_cost(skeleton, text_config),
-        processes=processes,
+        processes=process_count(),
         steps=steps,
         passes=passes,
         documents=documents,

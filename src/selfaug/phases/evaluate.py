@@ -23,6 +23,7 @@ from selfaug.core.gate import bound_on_gain, bound_on_loss, bound_on_retention, 
 from selfaug.core.trained_on import trained_on_in_words
 from selfaug.data.sources import require_names
 from selfaug.errors import ConfigError, ModelError, StorageError
+from selfaug.eval.document_answers import unknown_no_answers
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import Half, Level
 from selfaug.eval.scorers import Scorer, named_scorer
@@ -427,6 +428,7 @@ def _measured(
         "sides": {}
         if config.data.prepared is None or "task" not in asked
         else compare_sides(asked["task"], answers["task"]["tuned"], answers["task"]["base"]),
+        "unknown_no_answers": unknown_no_answers(asked["task"].no_answers) if "task" in asked else [],
         "also": {
             name: compare_answers(suite, answers["task"]["tuned"], answers["task"]["base"])
             for name, suite in otherwise.items()

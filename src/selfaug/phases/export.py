@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from selfaug.errors import ModelError, PathError, StorageError
 from selfaug.model.generate import end_tokens
 from selfaug.model.loading import load_adapter, load_model, load_model_config, window_of
 from selfaug.model.merging import merge
-from selfaug.phases.inputs import tokenizer_of
+from selfaug.phases.inputs import on_day, tokenizer_of
 from selfaug.phases.manifest import write_manifest
 from selfaug.phases.model_card import exported_card
 from selfaug.phases.run_files import load_run_config, require_named_base
@@ -257,6 +258,9 @@ _GGUF = "model.gguf"
 _ANSWER_TOKENS = 1024
 """Room in the window for an answer to the longest prompt of training."""
 
+_OTHER_DAY = date(1987, 11, 26)
+"""What a chat template writes otherwise on it has today's date in it."""
+
 _TEXTS = {role: f"<<{role} text>>" for role in ("system", "user", "assistant")}
 
 
@@ -287,6 +291,11 @@ def modelfile(
         )
     else:
         lines.append(f'TEMPLATE """{_go_template(parts)}"""')
+        if _turn_parts(on_day(tokenizer, _OTHER_DAY), chat_template_kwargs) != parts:
+            doubts.append(
+                f"the chat template writes the date of the day, and the Modelfile has today's for good, "
+                f"{date.today().isoformat()}: Ollama's templates have no such date. Export anew where it matters."
+            )
         if parts.default_system:
             lines.append(f'SYSTEM """{parts.default_system}"""')
     lines += [f'PARAMETER stop "{stop}"' for stop in _stops(tokenizer, model)]

@@ -21,6 +21,7 @@ from selfaug.phases.canary import recorded_canary
 from selfaug.phases.chat import Chat, open_chat
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.live_run import LiveRun, not_exchangeable, tokenizer_problems
+from selfaug.phases.registry import entered_weights
 from selfaug.phases.run_files import load_run_config, require_named_base
 from selfaug.phases.run_models import hash_of_weights, trained_otherwise
 from selfaug.phases.serve import Server, ServeSettings, context_of
@@ -80,7 +81,7 @@ def open_gateway(
         log: gets a line of JSON for every request.
 
     Raises:
-        StorageError: if there is no such run.
+        StorageError: if there is no such run, or the registry can't be read.
         ConfigError: if the address is none, the key can't be sent, or drift is to be measured on a device that isn't
             there.
         ModelError, DataError: if tokeniser or documents can't be loaded.
@@ -139,6 +140,7 @@ def open_gateway(
         {live.folder.path.resolve(): names[TUNED]},
         within,
         settings.registry,
+        None if settings.registry is None else entered_weights(settings.registry, live.folder),
     )
     return Server(served, models, live, tokenizer, settings, log)
 
@@ -178,6 +180,7 @@ class UpstreamModels:
             called as its folder is.
         on_window: called with the tokens that prompt and answer may have together there, each time that it says so.
         registry: whose champion is followed; None if none is.
+        weights: hash of the adapter that is served first; None where nobody knows it yet.
     """
 
     def __init__(
@@ -188,11 +191,12 @@ class UpstreamModels:
         called: Mapping[Path, str],
         on_window: Callable[[int], None] = lambda _: None,
         registry: str | None = None,
+        weights: str | None = None,
     ) -> None:
         self.engine, self._tokenizer, self._load, self._called = engine, tokenizer, load, called
         self._on_window, self._registry = on_window, registry
         # Hashes of the weights that have been served, by what the other server calls them; and of those that are next.
-        self._served: dict[str, str] = {}
+        self._served = {} if weights is None else {engine.names[TUNED]: weights}
         self._next = ""
         self._ends = chat_ends(tokenizer)
         self.checked = _AS_RECORDED
@@ -261,13 +265,14 @@ class UpstreamModels:
                 its name.
             ModelError: if the other server hasn't the adapter, or doesn't answer as recorded.
         """
-        differs = trained_otherwise((now.folder, now.config), (new.folder, new.config))
+        differs = trained_otherwise((now.trained_on, now.config), (new.trained_on, new.config))
         unlike = ["it was trained on another base model"] if differs else []
         unlike += tokenizer_problems(now, new)
         if unlike:
             raise not_exchangeable(new, unlike)
         name, asked = self._name_of(new), self.engine.names[TUNED]
-        # Gigabytes are read for it, so not at the start, where nobody needs it, nor while requests have to wait.
+        # Without a registry that says what was served. Gigabytes are read for it, so not at the start, where nobody
+        # needs it, nor while requests have to wait.
         if asked not in self._served:
             self._served[asked] = hash_of_weights(now.weights)
         if name in self._served and self._served[name] != hash_of_weights(new.weights):

@@ -213,9 +213,10 @@ def _write(files: Mapping[Path, list[dict[str, Any]]], folder: Path) -> list[Pat
 
 def _take_back(files: Sequence[Path]) -> None:
     """Delete them, and their folder where nothing else is in it."""
-    with contextlib.suppress(OSError):
-        for file in files:
+    for file in files:
+        with contextlib.suppress(OSError):
             file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
         files[0].parent.rmdir()
 
 

@@ -574,7 +574,7 @@ def load_base_model(config: TrainConfig, *, dtype: torch.dtype, device: torch.de
     if config.model.quantization == "4bit":
         if importlib.util.find_spec("bitsandbytes") is None:
             raise ConfigError(
-                "model.quantization 4bit needs bitsandbytes.", hint="run `pip install 'selfaug[qlora]'`."
+                "model.quantization 4bit needs bitsandbytes.", hint='run `pip install "selfaug[qlora]"`.'
             )
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

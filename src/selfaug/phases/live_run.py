@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from selfaug.phases.canary import canary_problems
 from selfaug.phases.run_files import load_run_config
 from selfaug.phases.run_models import alike_where_known, same_weights, trained_base, trained_weights
 from selfaug.phases.watching import DriftModels
-from selfaug.records import read_record
 from selfaug.rundir import RunDir
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.generation import BASE, TUNED, Model
@@ -58,6 +57,8 @@ class LiveRun:
         weights: of the adapter, or of the whole model.
         step: of the checkpoint that they are, if the run is not complete; else None.
         documents: that questions are answered from; None if there are none.
+        trained_on: its base model and tokeniser, as `trained_base` had it when the run was opened: its folder may be
+            gone when another run takes its place.
     """
 
     folder: RunDir
@@ -66,6 +67,7 @@ class LiveRun:
     weights: Path
     step: int | None
     documents: DocumentPrompts | None
+    trained_on: Mapping[str, Any]
 
     @classmethod
     def open(
@@ -80,7 +82,7 @@ class LiveRun:
 
         Raises:
             StorageError: if there is no such run, or it has no weights yet.
-            ConfigError, DataError: if its documents can't be opened.
+            ConfigError, DataError: if its documents can't be opened, or its record can't be read.
         """
         folder = RunDir.open(run)
         config = load_run_config(folder)
@@ -88,7 +90,7 @@ class LiveRun:
         if prepared is not None or config.data.prepared is not None:
             documents = open_documents(folder.path, tokenizer, prepared=prepared, offline=offline)
         base = load_config(folder.config).model.name
-        return cls(folder, config, base, *trained_weights(folder, config), documents)
+        return cls(folder, config, base, *trained_weights(folder, config), documents, trained_base(folder))
 
     @property
     def tuned(self) -> str:
@@ -216,7 +218,7 @@ def _require_exchangeable(now: LiveRun, new: LiveRun) -> None:
     problems = [
         f"{run.folder.path} has all weights trained" for run in (now, new) if run.config.lora.method == "full"
     ]
-    bases = [trained_base(run.folder) for run in (now, new)]
+    bases = [run.trained_on for run in (now, new)]
     # The same weights as they are stored are others in 4 bits, and that is no part of their hash.
     formats = {
         (run.config.model.quantization, base["dtype"]) for run, base in zip((now, new), bases, strict=True)
@@ -237,8 +239,7 @@ def tokenizer_problems(now: LiveRun, new: LiveRun) -> list[str]:
         now: the run that is served.
         new: the run that is to take its place.
     """
-    trained = [read_record(run.folder.started, "train-started")["model"] for run in (now, new)]
-    if alike_where_known(*(one.get("stored_tokenizer_hash") for one in trained)):
+    if alike_where_known(*(run.trained_on.get("stored_tokenizer_hash") for run in (now, new))):
         return []
     return ["it was trained with another tokeniser or chat template of its base model"]
 

@@ -53,7 +53,7 @@ def require_benchmarks(tasks: Sequence[str], folder: str | None) -> None:
         ConfigError: if lm-eval is not installed, or has no such tasks: all of them are named.
     """
     if importlib.util.find_spec("lm_eval") is None:
-        raise ConfigError("--benchmark needs lm-eval.", hint="run `pip install 'selfaug[lm-eval]'`.")
+        raise ConfigError("--benchmark needs lm-eval.", hint='run `pip install "selfaug[lm-eval]"`.')
     unknown = [task for task in tasks if _manager_of(task, folder) is None]
     if unknown:
         raise ConfigError(

@@ -27,7 +27,7 @@ def require_mlflow() -> None:
         ConfigError: if MLflow is not installed.
     """
     if importlib.util.find_spec("mlflow") is None:
-        raise ConfigError("--mlflow needs MLflow.", hint="run `pip install 'selfaug[mlflow]'`.")
+        raise ConfigError("--mlflow needs MLflow.", hint='run `pip install "selfaug[mlflow]"`.')
 
 
 def log_evaluation(run: str, record: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +25,8 @@ __all__ = ["require_no_launcher", "train_in_own_process"]
 _POLL_SECONDS = 1.0
 # A step that takes longer is told of.
 _STOP_SECONDS = 10.0
+# Windows has no signal that asks a process to end: `terminate` kills it.
+_TERMINATE_KILLS = os.name == "nt"
 
 
 def train_in_own_process(
@@ -99,14 +102,17 @@ def _train(run: RunDir, config: TrainConfig, stage: str, on_progress: Callable[[
         command.append("--resume")
         command += ["--output", str(run.path)]
     with log.open("w", encoding="utf-8") as told:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told)
+        # Into a file, Python writes in the system's encoding, which on Windows is not what the log is read as.
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told, env=environment)
         try:
             while process.poll() is None:
                 time.sleep(_POLL_SECONDS)
                 on_progress(_progress(run.metrics, stage, config.train.steps or 0))
-        except BaseException:
+        except BaseException as error:
             # Ctrl-C reaches the whole group: the run saves its checkpoint. Anything else asks it to.
-            process.terminate()
+            if not (_TERMINATE_KILLS and isinstance(error, KeyboardInterrupt)):
+                process.terminate()
             _wait_for_end(process, stage, on_progress)
             raise
     if not run.is_complete():
@@ -159,9 +165,7 @@ def _often_saved(config: TrainConfig) -> TrainConfig:
     settings = config.train
     steps = settings.steps
     if steps is None:
-        rows = len(load_training_data(config).train.rows)
-        per_step = settings.batch_size * settings.gradient_accumulation
-        steps = math.ceil(math.ceil(rows / per_step) * settings.epochs)
+        steps = settings.planned_steps(len(load_training_data(config).train.rows))
     often = settings.model_copy(update={"save_steps": min(settings.save_steps, math.ceil(steps / 4))})
     return config.model_copy(update={"train": often})
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from selfaug.core.printable import counted
-from selfaug.data.encode import keeps_earlier_turns
+from selfaug.data.encode import keeps_earlier_turns, keeps_system_message
 from selfaug.data.sources import data_files
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError, ModelError, PathError, StorageError
 from selfaug.phases.known_splits import SPLITS, read_known_splits, write_known_splits
 from selfaug.phases.preparation_card import preparation_card
+from selfaug.phases.prepared_folder import prepare_again_command
 from selfaug.phases.prepared_rows import make_rows
 from selfaug.phases.progress import Progress
 from selfaug.phases.question_files import load_pairs
@@ -34,6 +34,9 @@ from selfaug.retrieval.read_folder import MEMORY_BYTES, FolderReport, read_folde
 from selfaug.retrieval.retriever import Retriever, own_retriever
 from selfaug.retrieval.tokens import Words
 from selfaug.rundir import alone_in, without_lock
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["RECORD_KIND", "prepare"]
 
@@ -52,11 +55,18 @@ _OF_EACH_TIME = {
 }
 """Sections and settings that may well be others when a folder is prepared anew."""
 
-_OF_THIS_TIME = (("documents", "folder"), ("questions", "files"), ("questions", "skip_bad_rows"))
-"""Those of them that say what is prepared."""
+_OF_THIS_TIME = (
+    ("documents", "folder"),
+    ("documents", "processes"),
+    ("documents", "seconds"),
+    ("documents", "max_megabytes"),
+    ("questions", "files"),
+    ("questions", "skip_bad_rows"),
+)
+"""Those of them that say what is prepared, and which of the documents can be read."""
 
-_FILES = (("retrieval", "glossary"), ("rows", "template"))
-"""Settings that name a file, which may be named in several ways."""
+_FILES = (("retrieval", "glossary"), ("rows", "template"), ("documents", "tokenizer"))
+"""Settings that name a file or folder, which may be named in several ways; a tokeniser may also be one of the hub."""
 
 _NAMED_TITLES, _NAMED_DOCUMENTS = 3, 3
 
@@ -88,7 +98,7 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
     )
     retriever = None if config.retrieval.retriever == "bm25" else own_retriever(config.retrieval.retriever)
     glossary = _glossary(config)
-    count = _token_counter(config, on_progress)
+    count = _token_counter(config, template, on_progress)
     documents = Path(config.documents.folder)
     if not documents.is_dir():
         what = (
@@ -211,11 +221,10 @@ def _warn_of_other_settings(config: PrepareConfig, on_progress: Report) -> None:
             for section, name in _OF_THIS_TIME
             if now[section][name] != before[section][name]
         }
-        sets = " ".join(f"--set {shlex.quote(f'{name}={value}')}" for name, value in wanted.items())
+        command = prepare_again_command(folder, sets=[f"{name}={value}" for name, value in wanted.items()])
         message = (
             f"{folder} was prepared with other settings before: {differences}. A model that was trained on it may "
-            "need those of before. To prepare with them, now or later: `selfaug prepare --config "
-            f"{shlex.quote(str(folder / PREPARED_SETTINGS))} --output {shlex.quote(str(folder))} --overwrite {sets}`"
+            f"need those of before. To prepare with them, now or later: `{command}`"
         )
         on_progress(Progress("warning", message=message))
 
@@ -228,10 +237,11 @@ def _settings_before(folder: Path) -> dict[str, Any] | None:
         return None
     with contextlib.suppress(DataError):  # no record of a preparation that was cut off
         prepared_in = read_record(folder / "record.json", RECORD_KIND)["documents"]["prepared_in"]
-        if prepared_in != os.getcwd():
-            for section, name in _FILES:
-                if before[section][name] is not None:
-                    before[section][name] = os.path.join(prepared_in, before[section][name])
+        for section, name in _FILES:
+            # What is not there any more was moved with the folder, perhaps, or is a tokeniser of the hub.
+            file = os.path.join(prepared_in, before[section][name] or "")
+            if prepared_in != os.getcwd() and before[section][name] is not None and os.path.exists(file):
+                before[section][name] = file
     return before
 
 
@@ -262,7 +272,7 @@ def _own_files(config: PrepareConfig) -> list[Path]:
     ]
 
 
-def _token_counter(config: PrepareConfig, on_progress: Report) -> CountTokens:
+def _token_counter(config: PrepareConfig, template: RetrievalTemplate, on_progress: Report) -> CountTokens:
     """How tokens are counted: by the model's tokeniser, if one is named, whose chat template is looked at, too."""
     name = config.documents.tokenizer
     if name is None:
@@ -270,18 +280,36 @@ def _token_counter(config: PrepareConfig, on_progress: Report) -> CountTokens:
     from selfaug.model.loading import load_tokenizer  # brings torch, which an index alone doesn't need
 
     tokenizer = load_tokenizer(name, offline=config.run.offline)
-    if config.rows.follow_ups and tokenizer.chat_template is not None and not keeps_earlier_turns(tokenizer):
+    if tokenizer.chat_template is not None:
+        _warn_of_chat_template(config, template, tokenizer, on_progress)
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    return count
+
+
+def _warn_of_chat_template(
+    config: PrepareConfig,
+    template: RetrievalTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    on_progress: Report,
+) -> None:
+    """Training would refuse the rows, but only then."""
+    name = config.documents.tokenizer
+    if template.system is not None and not keeps_system_message(tokenizer):
+        message = (
+            f"the chat template of {name} refuses a system message, or doesn't keep it where it was: training refuses "
+            "rows with one. Prepare with a template (rows.template) that has `system: null`, and its text in `user`."
+        )
+        on_progress(Progress("warning", message=message))
+    if config.rows.follow_ups and not keeps_earlier_turns(tokenizer):
         message = (
             f"the chat template of {name} renders an earlier answer differently from a last one: training refuses rows "
             "with follow_ups, unless with a template that keeps earlier turns (docs/details/forms-of-rows.md). Prepare "
             "with --follow-ups 0, or give the model such a template."
         )
         on_progress(Progress("warning", message=message))
-
-    def count(texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
-
-    return count
 
 
 def _glossary(config: PrepareConfig) -> list[list[str]]:

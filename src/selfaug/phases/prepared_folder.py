@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,7 +12,7 @@ from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError
 from selfaug.records import read_lines, read_record
 from selfaug.retrieval.document import UnreadableDocument
-from selfaug.retrieval.folder_files import CLOSED, OWN_FILE, folder_files
+from selfaug.retrieval.folder_files import CLOSED, OWN_FILE, PREPARED_SETTINGS, folder_files
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.read_document import ENDINGS
 from selfaug.retrieval.read_folder import digest_of
@@ -21,6 +22,7 @@ __all__ = [
     "is_prepared",
     "no_answer_of",
     "outdated_documents",
+    "prepare_again_command",
     "prepared_record",
     "prepared_retriever",
     "require_folder_name",
@@ -143,6 +145,22 @@ def working_folder_elsewhere(record: dict[str, Any]) -> Path | None:
     place, named = record["documents"]["prepared_in"], record["documents"]["folder"]
     there = all(map(os.path.isdir, (place, os.path.join(place, named))))
     return Path(place) if there and place != os.getcwd() else None
+
+
+def prepare_again_command(
+    folder: Path, *, working_folder: Path | None = None, sets: Sequence[str] = ()
+) -> str:
+    """The command that prepares a folder anew with the settings in it, which can be pasted.
+
+    Args:
+        folder: that was prepared.
+        working_folder: that names in its settings count from, if it is not this one.
+        sets: settings that are to be others, as `section.key=value`.
+    """
+    place = folder if working_folder is None else folder.absolute()
+    words = ["selfaug", "prepare", "--config", str(place / PREPARED_SETTINGS), "--output", str(place)]
+    command = shlex.join([*words, "--overwrite", *(word for one in sets for word in ("--set", one))])
+    return command if working_folder is None else f"(cd {shlex.quote(str(working_folder))} && {command})"
 
 
 def _folder_of_documents(record: dict[str, Any]) -> Path | None:

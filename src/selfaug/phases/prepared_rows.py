@@ -27,7 +27,7 @@ from selfaug.retrieval.rows import RowForm, make_row
 from selfaug.retrieval.split import Splits, near_duplicates, split_documents
 from selfaug.retrieval.tokens import Words
 
-__all__ = ["homes_of", "make_rows", "measure_recall", "pairs_with_gold"]
+__all__ = ["homes_of", "make_rows", "measure_recall", "pairs_with_gold", "with_copies"]
 
 _DEPTHS = (1, 3, 5, 10)
 _NAMED = 3
@@ -70,8 +70,8 @@ def make_rows(
     of_text: dict[str, str] = {}  # the documents of their passages
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     within = {split: {path for path in paths if splits.documents[path] == split} for split in SPLITS}
-    near_of = _with_copies(nearly_the_same, index)
-    homes = homes_of(pairs, gold, index, nearly_the_same)
+    near_of = with_copies(nearly_the_same, index)
+    homes = homes_of(pairs, gold, index, near_of)
     for done, pair in enumerate(pairs, 1):
         split = splits.questions[pair.id]
         signs = signs_of(pair, gold[pair.id])
@@ -232,8 +232,13 @@ def _first_paths(sets: Sequence[Sequence[str]], digests: Mapping[str, str]) -> l
     return sorted(paths for paths in there if len(paths) > 1)
 
 
-def _with_copies(sets: Sequence[Sequence[str]], index: Index) -> dict[str, set[str]]:
-    """By path, of the sets' files and of files that are the same: all of its set, and their copies."""
+def with_copies(sets: Sequence[Sequence[str]], index: Index) -> dict[str, set[str]]:
+    """By path, of the sets' files and of files that are the same: all of its set, and their copies.
+
+    Args:
+        sets: of paths of documents that are nearly the same.
+        index: of the documents.
+    """
     whole = ({copy for path in same for copy in index.copies_of(path)} for same in sets)
     return {path: same for same in whole for path in same}
 
@@ -303,7 +308,10 @@ def _documents_of(pair: Pair, gold: Sequence[Chunk]) -> set[str]:
 
 
 def homes_of(
-    pairs: Sequence[Pair], gold: Mapping[str, Sequence[Chunk]], index: Index, near: Sequence[Sequence[str]]
+    pairs: Sequence[Pair],
+    gold: Mapping[str, Sequence[Chunk]],
+    index: Index,
+    near_of: Mapping[str, Collection[str]],
 ) -> dict[str, str]:
     """By id, the document that a pair is about first of all: questions about one hang together.
 
@@ -313,9 +321,8 @@ def homes_of(
         pairs: of which those that are about none are left out.
         gold: chunks that hold each one's answer, by its id.
         index: of the documents.
-        near: sets of paths of documents that are nearly the same.
+        near_of: by path, of documents that are nearly the same as others: from `with_copies`.
     """
-    near_of = _with_copies(near, index)
     homes: dict[str, str] = {}
     for pair in pairs:
         if about := [*pair.documents, *(chunk.document for chunk in gold[pair.id][:1])]:

@@ -20,6 +20,7 @@ from selfaug.errors import ConfigError, PathError, SelfAugError
 from selfaug.eval.scorers import named_scorer
 from selfaug.phases.held_out import HeldOut, held_out_before, hold_out, kept_if_begun
 from selfaug.phases.inputs import tokenizer_of
+from selfaug.phases.own_process import require_no_launcher
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign_checks import (
     judged_by_both,
@@ -42,7 +43,7 @@ from selfaug.phases.realign_comparison import (
     suites_of_tasks,
 )
 from selfaug.phases.realign_settings import REHEARSAL, RealignSettings
-from selfaug.phases.registry import add_run, champion_run, finished_run, require_addable
+from selfaug.phases.registry import add_run, finished_run, require_addable
 from selfaug.phases.run_files import load_run_config, place_of, require_named_base, tell_of_changes
 from selfaug.phases.run_models import trained_weights
 from selfaug.phases.train import train
@@ -112,6 +113,11 @@ def _new_run(run: RunDir, output: str | None, sets: Sequence[str]) -> RunDir:
     return RunDir(load_run_config(run, sets=chosen).run.output if chosen else _output(run, output))
 
 
+def _by_own_name(run: RunDir) -> RunDir:
+    """The run, if it is named "." or "..", by the name of its folder: from elsewhere they are other folders."""
+    return RunDir(run.path.resolve()) if run.path.name in ("", "..") else run
+
+
 def _output(run: RunDir, output: str | None) -> str:
     return os.path.expanduser((output or f"{str(run.path).rstrip('/')}-realigned").rstrip("/"))
 
@@ -144,6 +150,7 @@ def realign_config(
     Raises:
         ConfigError: with every problem; also if `sets` has the checkpoint chosen on held-out rows.
     """
+    run = _by_own_name(run)
     evals, others = _divided(sets, "data.eval")
     config = load_run_config(run, sets=evals)
     old = config.data
@@ -195,12 +202,18 @@ def realign(
 
     Raises:
         ConfigError: if the run has no LoRA adapter to go on from, a scorer can't be used, the checkpoint would be
-            chosen on rows that the gate judges by, or the registry has one of the folders with other weights.
+            chosen on rows that the gate judges by, the registry has one of the folders with other weights, or a
+            launcher has started several processes.
         DataError: if new rows are text where the run was trained without any, or rows can't be used or judged.
         StorageError, ModelError: if models or folders can't be used, the deployed run is not complete, another process
             trains the new one, or the tokeniser is another one by now.
     """
-    old = finished_run(run)  # weights that go on changing can't be compared with
+    require_no_launcher(
+        "realign",
+        "start it without the launcher, as one process. To train with it, and compare nothing: `selfaug train --config "
+        "RUN/config.yaml --set lora.start_from=RUN`, with --train and --output.",
+    )
+    old = _by_own_name(finished_run(run))  # weights that go on changing can't be compared with
     settings = replace(
         settings, data=from_home(list(settings.data)), eval_data=from_home(list(settings.eval_data))
     )
@@ -300,16 +313,18 @@ def realign(
 def _other_champion(old: RunDir, new: RunDir, registry: str | None) -> str | None:
     """Folder of the registry's champion, where the deployed run was entered and is not it; None if there is no other.
 
-    The new run itself may be it by now, where a finished comparison is decided anew.
+    The same weights in another folder are no other. Nor is the new run, where a finished comparison is decided anew.
     """
     champion = None if registry is None else champion_instead_of(old.path, registry)
-    return None if champion == str(new.path.resolve()) else champion
+    is_other = champion != str(new.path.resolve()) and not _is_champion(old, registry)
+    return champion if is_other else None
 
 
 def _not_the_champion(old: RunDir, champion: str, registry: str | None) -> str:
-    opened, folder = Registry(str(registry)), str(old.path.resolve())
-    number = next(version.number for version in opened.versions() if version.run == folder)
-    goes_on_from_it = champion in {version.run for version in opened.made_from(number)}
+    opened = Registry(str(registry))
+    versions = {version.run: version for version in opened.versions()}
+    number = versions[str(old.path.resolve())].number
+    goes_on_from_it = opened.goes_on_from(number, versions[champion].weights)
     return f"{old.path} is not the champion of {registry}: that is {champion}. " + (
         "The new run is not compared with that one, from which it goes on by way of others: losses may add up."
         if goes_on_from_it
@@ -318,11 +333,17 @@ def _not_the_champion(old: RunDir, champion: str, registry: str | None) -> str:
 
 
 def _is_champion(old: RunDir, registry: str | None) -> bool:
-    """Whether the deployed run is the registry's champion; not where there is none, or nobody can say."""
+    """Whether the registry's champion has the deployed run's weights, in whatever folder; not where there is none, or
+    nobody can say."""
+    if registry is None:
+        return False
+    opened, folder = Registry(registry), str(old.path.resolve())
     try:
-        return registry is not None and champion_run(registry) == str(old.path.resolve())
+        champion = opened.current()
+        weights = {version.weights for version in opened.versions() if version.run == folder}
     except SelfAugError:
         return False
+    return champion is not None and champion[0].weights in weights
 
 
 def _withdrawn(new: RunDir, registry: str | None) -> str | None:

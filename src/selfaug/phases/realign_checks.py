@@ -24,6 +24,7 @@ from selfaug.phases.run_models import (
 )
 from selfaug.phases.trained_template import trained_template
 from selfaug.records import read_record
+from selfaug.relative_path import relative_path
 from selfaug.rundir import RunDir
 
 __all__ = [
@@ -96,7 +97,7 @@ def other_documents(config: TrainConfig, data: Sequence[str]) -> str | None:
     if prepared is None:
         return None
     folders = dict.fromkeys(
-        os.path.relpath(Path(source).parent)
+        relative_path(Path(source).parent)
         for source in data
         if os.path.exists(source) and is_prepared(Path(source).parent)
     )

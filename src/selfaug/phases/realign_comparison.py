@@ -14,7 +14,16 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import EvaluationSettings, TrainConfig, load_config
-from selfaug.core.gate import GateResult, Outcome, bound_on_gain, bound_on_loss, overall
+from selfaug.core.gate import (
+    OLD_TASK,
+    GateResult,
+    Outcome,
+    bound_on_gain,
+    bound_on_loss,
+    named_loss,
+    named_old_sources,
+    overall,
+)
 from selfaug.errors import ConfigError, StorageError
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.hidden import adapter_off
@@ -59,7 +68,7 @@ __all__ = [
 
 RECORD_KIND = "realignment"
 
-_OLD, _NEW, _GENERAL = "old task", "new task", "general"
+_NEW, _GENERAL = "new task", "general"
 
 DEPLOYED_WEIGHTS, _NEW_WEIGHTS = "deployed_weights", "new_weights"
 """Of a comparison's settings in its record: hashes of what was compared. Earlier versions of selfaug kept none."""
@@ -207,7 +216,7 @@ def suites_of_tasks(
     suites: dict[str, Suite] = {}
     parts = {source: asked([source], scorer) for source, scorer in old_scorers.items()}
     if parts:
-        suites[_OLD] = _joined(list(parts.values()))
+        suites[OLD_TASK] = _joined(list(parts.values()))
     if settings.eval_data:
         suites[_NEW] = asked(list(dict.fromkeys(settings.eval_data)), settings.scorer)
     return suites, [source for source, part in parts.items() for _ in part.ids]
@@ -316,7 +325,7 @@ def compared(
         }
         for name, suite in suites.items()
     }
-    sources = _by_source(task_suites.get(_OLD), of_sources, results)
+    sources = _by_source(task_suites.get(OLD_TASK), of_sources, results)
     write_record(
         new.realignment,
         RECORD_KIND,
@@ -329,7 +338,7 @@ def compared(
             # What the next re-alignment judges its old rows by. A source that is old already keeps its scorer.
             "scorers": _as_named(new, {**new_scorers, **old_scorers}),
             "contents": _contents_of_scorers({**new_scorers, **old_scorers}),
-            "judged": _judged({_OLD: old_scorers, _NEW: new_scorers}),
+            "judged": _judged({OLD_TASK: old_scorers, _NEW: new_scorers}),
             "level": asdict(level),
             "suites": results,
             "old_sources": sources,
@@ -354,7 +363,7 @@ def _by_source(
     """
     if suite is None or len(set(sources)) < 2:
         return {}
-    scores, together = results[_OLD]["scores"], suite.together
+    scores, together = results[OLD_TASK]["scores"], suite.together
     found = {}
     for source in dict.fromkeys(sources):
         rows = [row for row, its_source in enumerate(sources) if its_source == source]
@@ -382,20 +391,20 @@ def _gate(
     """
 
     def loss(name: str, scores: Mapping[str, Any], most: float) -> GateResult:
-        return bound_on_loss(f"loss, {name}", scores["difference"], most, scores["base"]["value"])
+        return bound_on_loss(named_loss(name), scores["difference"], most, scores["base"]["value"])
 
     bounds = [
         loss(name, suites[name], most)
-        for name, most in ((_OLD, settings.max_task_loss), (_GENERAL, settings.max_general_loss))
+        for name, most in ((OLD_TASK, settings.max_task_loss), (_GENERAL, settings.max_general_loss))
         if name in suites
     ]
     if _NEW in suites:
         bounds.append(bound_on_gain("gain, new task", suites[_NEW]["difference"], settings.min_new_gain))
     of_sources = (
-        loss(f"{_OLD}: {source}", scores, settings.max_task_loss) for source, scores in old_sources.items()
+        loss(name, scores, settings.max_task_loss) for name, scores in named_old_sources(old_sources).items()
     )
     bounds += [bound for bound in of_sources if bound.outcome == "fail"]
-    unmeasured = [task for task in (_OLD, _NEW) if task not in suites]
+    unmeasured = [task for task in (OLD_TASK, _NEW) if task not in suites]
     return {
         "outcome": _outcome(overall(bounds), unmeasured, settings),
         "of_bounds": overall(bounds),

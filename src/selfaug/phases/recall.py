@@ -8,7 +8,7 @@ from typing import Any
 
 from selfaug.errors import DataError
 from selfaug.phases.prepared_folder import prepared_record, prepared_retriever
-from selfaug.phases.prepared_rows import homes_of, measure_recall, pairs_with_gold
+from selfaug.phases.prepared_rows import homes_of, measure_recall, pairs_with_gold, with_copies
 from selfaug.phases.progress import Progress
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.retriever import own_retriever
@@ -49,7 +49,7 @@ def recall(
     else:
         searched = index if retriever == "bm25" else own_retriever(retriever)
     pairs, gold, problems = pairs_with_gold(index, questions, on_progress, skip_bad_rows=skip_bad_rows)
-    homes = homes_of(pairs, gold, index, record.get("near_copies", []))
+    homes = homes_of(pairs, gold, index, with_copies(record.get("near_copies", []), index))
     found = measure_recall(pairs, gold, searched, depth, homes, on_progress)
     if not found["questions"]:
         raise DataError(

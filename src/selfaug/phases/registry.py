@@ -19,6 +19,7 @@ __all__ = [
     "add_run",
     "champion_move",
     "champion_run",
+    "entered_weights",
     "finished_run",
     "followed_run",
     "promote",
@@ -59,12 +60,12 @@ def add_run(
     if parent is not None:
         _require_made_from(opened, folder, parent)
     version = opened.add(folder.path, weights=weights, base=base, parent=parent, data=data, note=note)
-    if version.parent is None and (made_from := _went_on_from(opened, folder, version)) is not None:
+    if version.parent is None and (made_from := _parent_by_weights(opened, folder, version)) is not None:
         version = opened.add(folder.path, weights=weights, base=base, parent=made_from)
     return version
 
 
-def _went_on_from(registry: Registry, run: RunDir, own: Version) -> int | None:
+def _parent_by_weights(registry: Registry, run: RunDir, own: Version) -> int | None:
     """The version whose adapter a run's training went on from; None if that is none, as far as is known."""
     before = load_run_config(run).lora.start_from
     if before is None:
@@ -203,6 +204,16 @@ def followed_run(registry: str | os.PathLike[str]) -> str:
     version, _ = _champion(registry)
     _require_unchanged(version)
     return version.run
+
+
+def entered_weights(registry: str | os.PathLike[str], run: RunDir) -> str | None:
+    """The hash of the weights that a run was entered with; None if it was not entered.
+
+    Raises:
+        StorageError: if the registry can't be read.
+    """
+    folder = str(run.path.resolve())
+    return next((version.weights for version in Registry(registry).versions() if version.run == folder), None)
 
 
 def champion_run(registry: str | os.PathLike[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from selfaug.config import TrainConfig, load_config
-from selfaug.errors import ConfigError, DataError
+from selfaug.errors import ConfigError, DataError, SelfAugError
 from selfaug.launcher import process_count
 from selfaug.phases.inputs import TrainingData
 from selfaug.phases.run_files import with_places
@@ -97,7 +97,7 @@ class Begun:
             template=None if template is None else template.to_dict(),
             base_folder=base if os.path.isdir(base) else None,
             versions=[installed_versions()],
-            went_on_from=_went_on_from(config),
+            went_on_from=_start_adapter(config),
         )
 
     @classmethod
@@ -176,8 +176,15 @@ def require_same_data(
     Raises:
         ConfigError: with all that differ.
     """
-    problems = []
+    problems, hint = [], "begin a new run with another --output."
     if _digests(begun.data, "train", "replay") != _digests(data.report, "train", "replay"):
+        if _digests(begun.data, "replay") != _digests(data.report, "replay") and _start_is_gone(
+            begun, config
+        ):
+            hint = (
+                f"the rows that are rehearsed are those that {config.lora.start_from} had learnt, and that run is not "
+                f"there, or not as it was: put it back; or {hint}"
+            )
         problems.append("the training rows are not those that the run began with")
     if config.train.best_of_rows > 0 and _digests(begun.data, "eval") != _digests(data.report, "eval"):
         problems.append(
@@ -190,9 +197,15 @@ def require_same_data(
     if run.latest_complete_checkpoint() is None and (other := other_adapter(begun, config)) is not None:
         problems.append(f"the adapter of {other} is not the one that the run began with")
     if problems:
-        raise ConfigError(
-            f"{run.path} can't be resumed:", problems=problems, hint="begin a new run with another --output."
-        )
+        raise ConfigError(f"{run.path} can't be resumed:", problems=problems, hint=hint)
+
+
+def _start_is_gone(begun: Begun, config: TrainConfig) -> bool:
+    """Whether the run that training goes on from isn't there any more, or was trained anew."""
+    try:
+        return other_adapter(begun, config) is not None
+    except SelfAugError:
+        return True
 
 
 def other_adapter(begun: Begun, config: TrainConfig) -> str | None:
@@ -205,12 +218,13 @@ def other_adapter(begun: Begun, config: TrainConfig) -> str | None:
     Raises:
         StorageError: if there is no such adapter.
     """
-    if begun.went_on_from is None or (now := _went_on_from(config)) is None:
+    if begun.went_on_from is None or (now := _start_adapter(config)) is None:
         return None
     return None if now["weights"] == begun.went_on_from["weights"] else now["run"]
 
 
-def _went_on_from(config: TrainConfig) -> dict[str, str] | None:
+def _start_adapter(config: TrainConfig) -> dict[str, str] | None:
+    """The run whose adapter training begins with, and what identifies that; None where it begins with a new one."""
     if config.lora.start_from is None:
         return None
     before = RunDir.open(config.lora.start_from)

@@ -181,13 +181,15 @@ def same_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return len(stored) == 1 if None not in stored else bool(one["weights_hash"] == other["weights_hash"])
 
 
-def trained_otherwise(one: tuple[RunDir, TrainConfig], other: tuple[RunDir, TrainConfig]) -> bool:
+def trained_otherwise(
+    one: tuple[Mapping[str, Any], TrainConfig], other: tuple[Mapping[str, Any], TrainConfig]
+) -> bool:
     """Whether records show that two runs' base models have other weights; where they can't, that is not known.
 
     Args:
-        one, other: a run and its settings. Number formats may differ.
+        one, other: `trained_base` of a run, and its settings. Number formats may differ.
     """
-    bases = [trained_base(run) for run, _ in (one, other)]
+    bases = [base for base, _ in (one, other)]
     if not alike_where_known(*(base.get("stored_weights_hash") for base in bases)):
         return True
     if None not in {base.get("stored_weights_hash") for base in bases}:

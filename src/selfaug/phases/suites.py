@@ -19,6 +19,7 @@ from selfaug.config import LevelName, TrainConfig
 from selfaug.core.cut_off import why_cut_off
 from selfaug.core.detectable import detectable_difference
 from selfaug.core.statistics import paired_difference, retention, score_interval
+from selfaug.core.thoughts import without_thoughts
 from selfaug.data.encoded_rows import EncodedRow
 from selfaug.data.sources import Problem, problems_error
 from selfaug.data.template import RetrievalTemplate
@@ -37,7 +38,7 @@ from selfaug.eval.general_suite import (
 from selfaug.eval.scorers import Scorer, knowing_no_answers, why_all_right, why_unscorable
 from selfaug.eval.suite_files import SuiteRow
 from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids
-from selfaug.phases.inputs import load_training_data, trained_rows
+from selfaug.phases.inputs import load_training_data, model_window, trained_rows
 from selfaug.phases.prepared_folder import no_answer_of
 from selfaug.records import append_line, read_lines, write_lines
 
@@ -60,7 +61,6 @@ __all__ = [
     "suite_file_prompts",
     "task_prompts",
     "training_prompts",
-    "without_thoughts",
 ]
 
 # Items of each level that tell which one fits.
@@ -69,8 +69,6 @@ _PROBE_ITEMS = 24
 # Where the longest completion decides, an answer may have so many times its tokens, and no fewer than these.
 _ROOM = 1.25
 _LEAST_ROOM = 64
-
-_BEGINNING_OF_THOUGHTS, _END_OF_THOUGHTS = "<think>", "</think>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +241,8 @@ def task_prompts(
         sources: of the rows.
         score: of an answer, given the row's completion.
         items: how many rows, evenly over the sources and over each; None for all.
-        max_new_tokens: longest answer; None for a quarter more than the longest completion of these rows.
+        max_new_tokens: longest answer; None for a quarter more than the longest completion of these rows. Less where
+            the window has no room for it behind the prompt: learned positions end there.
         template: that the run was trained with; None reads the file that the settings name.
         no_answer: what the run's rows said where there was no answer; rows may have been prepared anew since.
         day: that a chat template writes into prompts as today's; None for today.
@@ -260,12 +259,13 @@ def task_prompts(
     if max_new_tokens is None:
         longest = max(map(len, completions), default=0)
         max_new_tokens = max(_LEAST_ROOM, math.ceil(_ROOM * longest))
+    window = model_window(config)
     suite = Suite(
         # Ids need not be unique in files of the user's. Among all rows, the number tells which ones were chosen.
         ids=[f"{place}: {row.id}" for place, row in zip(places, rows, strict=True)],
         texts=[tokenizer.decode(prompt) for prompt in prompts],
         prompts=prompts,
-        limits=[max_new_tokens] * len(rows),
+        limits=[_within(window, prompt, max_new_tokens) for prompt in prompts],
         choices=[()] * len(rows),
         score=lambda index, answer: 0.0,
         golds=[
@@ -278,16 +278,9 @@ def task_prompts(
     return scored_by(suite, score)
 
 
-def without_thoughts(text: str) -> str:
-    """What a completion or an answer says after its thoughts; as it is where it has none.
-
-    One that was cut off within its thoughts says nothing. A model that reasons words its thoughts anew each time, and
-    whoever asks it isn't shown them: neither the task's scores nor the checks of the general requests are of them.
-    """
-    _, end, said = text.rpartition(_END_OF_THOUGHTS)
-    if end:
-        return said.strip()
-    return "" if text.lstrip().startswith(_BEGINNING_OF_THOUGHTS) else text
+def _within(window: int | None, prompt: Sequence[int], limit: int) -> int:
+    """Most new tokens of an answer: the limit, or what the window has left behind the prompt."""
+    return limit if window is None else min(limit, window - len(prompt))
 
 
 def _prompt(row: EncodedRow) -> memoryview[int]:
@@ -378,7 +371,7 @@ def suite_file_prompts(
     Args:
         tokenizer: of the model.
         rows: as read.
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer; less where the window has no room for it behind the question.
         template_arguments: of the chat template.
         window: positions that the model was made for; None if nobody knows.
 
@@ -401,7 +394,10 @@ def suite_file_prompts(
         ids=[row.id for row in rows],
         texts=[row.prompt for row in rows],
         prompts=prompts,
-        limits=[0 if row.choices else max_new_tokens for row in rows],
+        limits=[
+            0 if row.choices else _within(window, prompt, max_new_tokens)
+            for row, prompt in zip(rows, prompts, strict=True)
+        ],
         choices=[row.choices for row in rows],
         score=lambda index, answer: rows[index].score(without_thoughts(answer)),
     )

@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from selfaug.config import TrainConfig, load_config
@@ -109,7 +111,8 @@ def make_trainer(training: Training) -> SelfAugTrainer:
 
     Raises:
         ConfigError: if the settings can't be trained with.
-        StorageError, ModelError: if it goes on from a run that isn't there, or is of another base model.
+        StorageError, ModelError: if it goes on from a run that isn't there, or is of another base model, and has no
+            checkpoint of its own.
     """
     config, on_progress = training.config, training.on_progress
     # The adapter's first weights are drawn when the trainer is made.
@@ -234,7 +237,28 @@ def rows_to_evaluate(training: Training) -> EncodedRows | None:
 
 
 def _with_trained_adapter(training: Training) -> Any:
-    """The base model with the adapter of the run that training goes on from.
+    """The base model with the adapter of the run that training goes on from, or of its own checkpoint.
+
+    The weights of a checkpoint would take the place of those that it began with: that run may be gone by now.
+
+    Raises:
+        StorageError, ModelError: if there is none, or it is of another base model.
+        ConfigError: if it has another form than the settings say.
+    """
+    checkpoint = training.run.latest_complete_checkpoint() if training.resume else None
+    if checkpoint is None or not (checkpoint / SAFETENSORS_WEIGHTS_NAME).exists():  # as one of shards
+        folder = _deployed_adapter(training)
+    else:
+        folder = checkpoint
+    tuned = load_adapter(training.model, folder, trainable=True)
+    # PEFT looks there for the base model whenever it saves: in another folder, that run's name for it leads nowhere.
+    for adapter in tuned.peft_config.values():
+        adapter.base_model_name_or_path = training.model.name_or_path
+    return tuned
+
+
+def _deployed_adapter(training: Training) -> Path:
+    """The folder of the adapter of the run that training goes on from.
 
     Raises:
         StorageError, ModelError: if there is none, or it is of another base model.
@@ -260,11 +284,7 @@ def _with_trained_adapter(training: Training) -> Any:
             hint="put those weights back, or name the folder where they are now, --set model.name=FOLDER; or train "
             "anew, on these.",
         )
-    tuned = load_adapter(training.model, trained_weights(before, before_config)[0], trainable=True)
-    # PEFT looks there for the base model whenever it saves: in another folder, that run's name for it leads nowhere.
-    for adapter in tuned.peft_config.values():
-        adapter.base_model_name_or_path = training.model.name_or_path
-    return tuned
+    return trained_weights(before, before_config)[0]
 
 
 def prepare_anchors(training: Training, trainer: SelfAugTrainer) -> None:

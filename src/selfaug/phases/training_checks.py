@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import replace
 from datetime import date
@@ -16,7 +15,6 @@ from selfaug.core.printable import counted
 from selfaug.errors import ConfigError
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
-from selfaug.launcher import process_count
 from selfaug.phases.chosen_on import is_chosen_on
 from selfaug.phases.evaluate import FAST_ROWS, require_chat_template
 from selfaug.phases.evaluation_settings import suites_of
@@ -105,8 +103,7 @@ def _said_of_one_checkpoint(config: TrainConfig, rows: int) -> str | None:
         names.append("selfaug.stop_at_drift")
     if train.best_of_rows > 0:
         names.append("train.best_of_rows")
-    per_step = train.batch_size * train.gradient_accumulation * process_count()
-    steps = train.steps or math.ceil(math.ceil(rows / per_step) * train.epochs)
+    steps = train.planned_steps(rows)
     if not names or train.save_steps < steps:
         return None
     return (

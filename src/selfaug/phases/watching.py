@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from selfaug.core import metric_names
 from selfaug.core.metric_names import Sample
+from selfaug.core.thoughts import without_thoughts
 from selfaug.errors import SelfAugError, StorageError
 from selfaug.eval.checks import declines
 from selfaug.model.reference import FrozenModel
@@ -140,14 +141,17 @@ class Watching:
             self._answered.popitem(last=False)
         from_documents = request.passages is not None
         has_answer = request.completion_tokens > 0
+        said = without_thoughts(
+            request.answer
+        )  # the form is of what comes after the thoughts, and so is a refusal
         keeps = self._settings.monitor.keep_texts  # else no text waits in the monitor's queue either
         monitor.offer(
             Observation(
                 request.request_id,
                 request.prompt_ids,
                 request.completion_tokens,
-                refused=declines(request.answer) if has_answer else None,
-                format_violation=self._form.fullmatch(request.answer.strip()) is None
+                refused=declines(said) if has_answer else None,
+                format_violation=self._form.fullmatch(said.strip()) is None
                 if self._form is not None and from_documents and has_answer
                 else None,
                 empty_retrieval=request.passages == 0 if from_documents else None,

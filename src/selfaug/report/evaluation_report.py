@@ -32,6 +32,7 @@ from selfaug.wording.evaluation_words import (
     half_in_words,
     level_in_words,
     step_in_words,
+    unknown_no_answers_in_words,
 )
 from selfaug.wording.numbers import duration, nats, nats_span, percent, points, span
 
@@ -91,6 +92,8 @@ def evaluation_sections(
     if record["sides"]:
         sides = {f"the job: {name}": side for name, side in record["sides"].items()}
         scores.append(suites_block(sides, scorer, tuned=tuned, title="The job, side by side"))
+        if (unknown := unknown_no_answers_in_words(record)) is not None:
+            scores.append(Text(f"{unknown[0].upper()}{unknown[1:]}.", "! words for no answer"))
     sections = [
         Section(
             "Scores",

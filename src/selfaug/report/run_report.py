@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from selfaug.core.gate import named_loss, named_old_sources
 from selfaug.core.printable import counted, printable_size
 from selfaug.records import read_lines, read_record
 from selfaug.report.charts import lines_svg
@@ -146,12 +147,12 @@ def _realigned(realignment: Mapping[str, Any]) -> tuple[Outcome, str]:
     stays = _REALIGNED[gate["of_bounds"]][1]
     if unmeasured := gate["unmeasured"]:
         stays += f" (not measured, for want of held-out rows: {', '.join(unmeasured)})"
-    sources = {f"old task: {source}": one for source, one in realignment.get("old_sources", {}).items()}
+    sources = named_old_sources(realignment.get("old_sources", {}))
     # Of sources, only those that fail are among the bounds.
     lost = {
         name: one
         for name, one in sources.items()
-        if any(bound["name"] == f"loss, {name}" for bound in gate["bounds"])
+        if any(bound["name"] == named_loss(name) for bound in gate["bounds"])
     }
     changes = ", ".join(
         f"{name} {points(change['value'])} ({span(change)})"
@@ -337,7 +338,7 @@ def _checkpoints(best: Mapping[str, Any]) -> Block:
 
 def _realignment(record: Mapping[str, Any]) -> Section:
     gate = record["gate"]
-    sources = {f"old task: {source}": one for source, one in record.get("old_sources", {}).items()}
+    sources = named_old_sources(record.get("old_sources", {}))
     return Section(
         f"Re-alignment: {gate['outcome']}",
         f"This run goes on from {record['deployed']}; both were asked the same."

@@ -19,7 +19,7 @@ from selfaug.retrieval.document import Block, Document
 from selfaug.retrieval.plain_text import UNSPACED
 from selfaug.retrieval.table_text import header_and_rows, labelled_cells, names_unit
 
-__all__ = ["Chunk", "Chunker", "count_words", "is_mark", "without_marks", "without_title"]
+__all__ = ["Chunk", "Chunker", "count_words", "is_mark", "sentences_of", "without_marks", "without_title"]
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 """How many tokens each of the texts has."""
@@ -92,6 +92,11 @@ def without_title(passage: str) -> str:
 def is_mark(words: str) -> bool:
     """Whether some words may be the number or letter of an item or clause: "3" and "(a)" may, "3. March" may not."""
     return _MARK_ALONE.fullmatch(words.strip()) is not None
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences and lines of a text, between which it is cut."""
+    return [sentence.strip() for line in text.splitlines() for _, sentence in _sentences(line)]
 
 
 def without_marks(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The index: chunks of all documents on disk, and BM25 over them, memory-mapped.
+"""The index: chunks of all documents on disk, and BM25 over them, memory-mapped (but on Windows).
 
     index/index.json      what it was made with; written last
     index/documents.jsonl a line a document: path, digest, title, number of chunks
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import shutil
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -33,7 +34,7 @@ from bm25s.tokenization import Tokenized
 from selfaug.errors import DataError, StorageError
 from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.retrieval.chunking import Chunk
-from selfaug.retrieval.read_folder import Unreadable
+from selfaug.retrieval.read_folder import KnownUnreadable
 from selfaug.retrieval.read_so_far import ReadSoFar
 from selfaug.retrieval.retriever import Passage
 from selfaug.retrieval.tokens import Words
@@ -43,6 +44,9 @@ __all__ = ["RECORD_KIND", "Index", "IndexWriter"]
 RECORD_KIND = "index"
 
 _UNREADABLE = "unreadable.jsonl"
+
+# Windows renames no folder that has a mapped file, as an index has that takes its place: there it is in memory.
+_MAPPED = os.name != "nt"
 
 # How much a title's own score counts beside a chunk's. Chosen, as the two below, on questions about business reports.
 _TITLE_WEIGHT = 2.0
@@ -72,10 +76,9 @@ class Index:
         self._words = _words_of(self.settings)
         try:
             self.documents = read_lines(folder / "documents.jsonl")
-            self._offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
-            self._owners = np.load(folder / "owners.npy", mmap_mode="r", allow_pickle=False)
-            with (folder / "chunks.jsonl").open("rb") as file:
-                self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if len(self) else b""
+            self._offsets = _load_numbers(folder / "offsets.npy")
+            self._owners = _load_numbers(folder / "owners.npy")
+            self._lines = _load_lines(folder / "chunks.jsonl") if len(self) else b""
             self._chunks = _load_scores(folder / "bm25") if len(self) else None
             self._titles = _load_scores(folder / "titles") if len(self) else None
         except (OSError, EOFError, ValueError) as error:  # EOFError: of numpy, for an empty file
@@ -237,7 +240,7 @@ class IndexWriter:
                 unreadable += read_lines(folder / _UNREADABLE)
         unreadable += self._read.unreadable.values()
         self.unreadable = {
-            one["path"]: Unreadable(one["digest"], one["reason"])
+            one["path"]: KnownUnreadable(one["digest"], one["reason"])
             for one in unreadable
             if one["limits"] == self._limits
         }
@@ -269,7 +272,7 @@ class IndexWriter:
             raise self._storage_error(error) from error
         return Index(self._partial)
 
-    def add_unreadable(self, path: str, why: Unreadable) -> None:
+    def add_unreadable(self, path: str, why: KnownUnreadable) -> None:
         """Keep, while documents are written, why a file can't be read; the next writer knows it."""
         line = {"path": path, **why._asdict(), "limits": self._limits}
         self._unreadable_now.append(line)
@@ -299,7 +302,7 @@ class IndexWriter:
         offsets, owners, count = [0], list[int](), 0
         with (
             (self._partial / "chunks.jsonl").open("wb") as lines,
-            (self._partial / "documents.jsonl").open("w", encoding="utf-8") as listed,
+            (self._partial / "documents.jsonl").open("w", encoding="utf-8", newline="\n") as listed,
         ):
             for document, chunks in documents:
                 if chunks is None:
@@ -386,8 +389,19 @@ class _WordCounts:
         scores.save(folder, show_progress=False)
 
 
+def _load_numbers(file: Path) -> Any:
+    return np.load(file, mmap_mode="r" if _MAPPED else None, allow_pickle=False)
+
+
+def _load_lines(file: Path) -> mmap.mmap | bytes:
+    if not _MAPPED:
+        return file.read_bytes()
+    with file.open("rb") as lines:
+        return mmap.mmap(lines.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 def _load_scores(folder: Path) -> bm25s.BM25:
-    return bm25s.BM25.load(folder, mmap=True, show_progress=False)
+    return bm25s.BM25.load(folder, mmap=_MAPPED, show_progress=False)
 
 
 def _words_of(settings: Mapping[str, Any]) -> Words:

@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from selfaug.core.digits import plain_digits
-from selfaug.retrieval.chunking import Chunk, is_mark, without_marks, without_title
+from selfaug.retrieval.chunking import Chunk, is_mark, sentences_of, without_marks, without_title
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.plain_text import CURRENCY_SIGNS, UNSPACED
 
@@ -433,7 +433,8 @@ def _of_page(chunks: Sequence[Chunk], page: int) -> list[Chunk]:
 
 
 def _repeats(text: str, before: str) -> bool:
-    """Whether a text begins with words that the one before it ends with; rows of tables share a bar alone."""
-    beginnings = (text[:length] for length in range(len(text), 0, -1))
-    longest = next((beginning for beginning in beginnings if before.endswith(beginning)), "")
-    return any(map(str.isalnum, longest))
+    """Whether a text begins with whole sentences or lines, and words in them, that the one before it ends with."""
+    sentences, earlier = sentences_of(text), sentences_of(before)
+    most = min(len(sentences), len(earlier))
+    shared = next((count for count in range(most, 0, -1) if sentences[:count] == earlier[-count:]), 0)
+    return any(map(str.isalnum, "".join(sentences[:shared])))

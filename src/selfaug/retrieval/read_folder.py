@@ -18,7 +18,7 @@ from selfaug.retrieval.folder_files import folder_files
 from selfaug.retrieval.read_document import ENDINGS, MAX_BYTES, read_document, too_large
 from selfaug.retrieval.reading_processes import Reader, ReadingProcesses
 
-__all__ = ["MEMORY_BYTES", "FolderReport", "Read", "Unreadable", "digest_of", "read_folder"]
+__all__ = ["MEMORY_BYTES", "FolderReport", "KnownUnreadable", "Read", "digest_of", "read_folder"]
 
 MEMORY_BYTES = 750_000_000
 """Of a reading process, unless the caller says otherwise.
@@ -53,7 +53,7 @@ class Read:
     modified: int
 
 
-class Unreadable(NamedTuple):
+class KnownUnreadable(NamedTuple):
     """What is known of a file that could not be read.
 
     Attributes:
@@ -120,8 +120,8 @@ def read_folder(
     reader: Reader | None = None,
     own: Collection[Path] = (),
     listed: Mapping[str, str] | None = None,
-    unreadable: Mapping[str, Unreadable] | None = None,
-    on_unreadable: Callable[[str, Unreadable], None] = lambda path, why: None,
+    unreadable: Mapping[str, KnownUnreadable] | None = None,
+    on_unreadable: Callable[[str, KnownUnreadable], None] = lambda path, why: None,
 ) -> Iterator[Read]:
     """Documents of a folder and its subfolders, in the order of their paths.
 
@@ -194,8 +194,8 @@ class _Reading:
         self,
         files: Mapping[str, Path],
         known: Mapping[str, str],
-        unreadable: Mapping[str, Unreadable],
-        on_unreadable: Callable[[str, Unreadable], None],
+        unreadable: Mapping[str, KnownUnreadable],
+        on_unreadable: Callable[[str, KnownUnreadable], None],
         max_bytes: int,
     ) -> None:
         self._files = files
@@ -241,7 +241,7 @@ class _Reading:
             digest = digest_of(file, self._max_bytes)
             now = _stat(file)
             if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
-                self._on_unreadable(name, Unreadable(digest, reason))
+                self._on_unreadable(name, KnownUnreadable(digest, reason))
 
     def _take_next(self, pool: ReadingProcesses) -> bool:
         """Take up the next file; False if there is none."""

@@ -24,7 +24,7 @@ from typing import Any
 from selfaug.errors import SelfAugError
 from selfaug.retrieval.document import Document, UnreadableDocument
 
-__all__ = ["Reader", "ReadingProcesses", "Unread"]
+__all__ = ["ReadFailure", "Reader", "ReadingProcesses"]
 
 Reader = Callable[[Path, str], Document]
 """Reads a file under a name; importable by another process."""
@@ -37,7 +37,7 @@ _PRELOADED = [f"selfaug.retrieval.{name}" for name in ("pdf", "docx", "xlsx", "h
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class ReadFailure:
     """Why a file could not be read.
 
     Attributes:
@@ -101,13 +101,13 @@ class ReadingProcesses:
             self._processes.append(idle)
         idle.assign(file, name)
 
-    def finished(self) -> list[tuple[str, Document | Unread]]:
+    def finished(self) -> list[tuple[str, Document | ReadFailure]]:
         """Wait until a file is finished; names, and the document or the reason why there is none.
 
         Raises:
             SelfAugError: if processes can't be started.
         """
-        found: list[tuple[str, Document | Unread]] = []
+        found: list[tuple[str, Document | ReadFailure]] = []
         while not found:
             busy = {process.pipe: process for process in self._processes if process.name is not None}
             until = min(process.deadline for process in busy.values())
@@ -120,7 +120,7 @@ class ReadingProcesses:
             ]
         return found
 
-    def _heard(self, process: _Process) -> list[tuple[str, Document | Unread]]:
+    def _heard(self, process: _Process) -> list[tuple[str, Document | ReadFailure]]:
         try:
             message = process.pipe.recv_bytes()
         except (EOFError, OSError):
@@ -132,7 +132,7 @@ class ReadingProcesses:
         name, process.name = process.name, None
         return [(name, pickle.loads(message))]
 
-    def _lost(self, process: _Process, why: Unread | None) -> tuple[str, Unread]:
+    def _lost(self, process: _Process, why: ReadFailure | None) -> tuple[str, ReadFailure]:
         self._processes.remove(process)
         if why is not None:
             process.kill()
@@ -145,23 +145,27 @@ class ReadingProcesses:
         assert process.name is not None
         return process.name, why or self._cause(code)
 
-    def _too_slow(self) -> Unread:
+    def _too_slow(self) -> ReadFailure:
         # Tried each time, such a file would hold up every preparation; on a busy machine, another one may have time.
-        return Unread(f"takes more than {self._seconds:g} s to read; raise documents.seconds to try it again")
+        return ReadFailure(
+            f"takes more than {self._seconds:g} s to read; raise documents.seconds to try it again"
+        )
 
-    def _cause(self, code: int | None) -> Unread:
+    def _cause(self, code: int | None) -> ReadFailure:
         if code == _OUT_OF_MEMORY:
-            return Unread(f"needs more than {self._memory / 1e9:.2g} GB of memory to read")
+            return ReadFailure(f"needs more than {self._memory / 1e9:.2g} GB of memory to read")
         if code is None or code >= 0:
-            return Unread(
+            return ReadFailure(
                 f"ended the process that read it (exit code {code}); it may be damaged", may_pass=True
             )
         if -code == getattr(signal, "SIGALRM", None):
             return self._too_slow()
         name = signal.Signals(-code).name
         if name == "SIGKILL":
-            return Unread("the system killed the process that read it; memory may be short", may_pass=True)
-        return Unread(
+            return ReadFailure(
+                "the system killed the process that read it; memory may be short", may_pass=True
+            )
+        return ReadFailure(
             f"crashed the process that read it ({name}); it is damaged, or needs too much memory",
             may_pass=True,
         )
@@ -259,15 +263,15 @@ def _serve(pipe: Any, reader: Reader, seconds: float, memory_bytes: int) -> None
             return
 
 
-def _outcome(reader: Reader, file: Path, name: str) -> Document | Unread:
+def _outcome(reader: Reader, file: Path, name: str) -> Document | ReadFailure:
     try:
         return reader(file, name)
     except UnreadableDocument as error:
-        return Unread(str(error), error.may_pass)
+        return ReadFailure(str(error), error.may_pass)
     except MemoryError:
         raise
     except Exception as error:
-        return Unread(f"makes its reader fail ({type(error).__name__}: {error})", may_pass=True)
+        return ReadFailure(f"makes its reader fail ({type(error).__name__}: {error})", may_pass=True)
 
 
 def _be_quiet() -> None:

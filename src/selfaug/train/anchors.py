@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -31,6 +33,7 @@ from selfaug.model.generate import (
 )
 from selfaug.model.hidden import causal_model, reference_mode
 from selfaug.records import write_lines
+from selfaug.retrieval.plain_text import UNSPACED
 from selfaug.train.dataset_rows import document_slices
 
 __all__ = ["AnchorCollator", "read_anchors", "self_anchors", "self_requests", "write_anchors"]
@@ -40,6 +43,10 @@ _PLACEHOLDER = "\u241fselfaug\u241f"
 _NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 _ROUNDS = 3
 _FEWEST_WORDS = 3
+# In Japanese, Chinese or Thai, spaces don't tell words apart: three letters count as one; no greeting has three.
+_WORD = re.compile(rf"[{UNSPACED}]{{1,3}}|[^\s{UNSPACED}]+")
+# A tokeniser that joins spaces to words joins one to this.
+_COMMON_WORD = "the"
 
 
 def self_anchors(
@@ -123,8 +130,8 @@ def self_requests(
     Raises:
         ModelError: if the tokeniser has no chat template, or the model writes too few requests.
     """
-    prefix = _user_prefix(tokenizer, template_arguments)
-    ends = end_tokens(causal_model(model), tokenizer)
+    turn = _user_turn(tokenizer, template_arguments)
+    ends = end_tokens(causal_model(model), tokenizer) | turn.ends
     requests: dict[str, None] = {}
     # A request without its end is still a text that the model would write: better than none.
     cut_off: dict[str, None] = {}
@@ -145,7 +152,7 @@ def self_requests(
             drawn = sample_ids(
                 causal_model(model),
                 # Some come out empty, cut off or twice: a few more at once are cheaper than another round.
-                [prefix] * (missing + missing // 4 + 4),
+                [turn.prefix] * (missing + missing // 4 + 4),
                 seed=seed + 1_000_003 * round_,
                 top_p=0.95,
                 eos_ids=ends,
@@ -154,9 +161,9 @@ def self_requests(
                 on_progress=report,
             )
             for ids in drawn:
-                text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-                if len(text.split()) >= _FEWEST_WORDS:
-                    (requests if len(ids) < request_tokens else cut_off).setdefault(text)
+                text, answered = _request(tokenizer.decode(ids, skip_special_tokens=True), turn)
+                if len(_WORD.findall(text)) >= _FEWEST_WORDS:
+                    (requests if answered or len(ids) < request_tokens else cut_off).setdefault(text)
     for text in cut_off:
         if len(requests) < count:
             requests.setdefault(text)
@@ -168,23 +175,61 @@ def self_requests(
     return list(requests)[:count]
 
 
-def _user_prefix(tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping[str, Any]) -> list[int]:
-    """Token ids of a chat up to where the user's words begin."""
+class _UserTurn(NamedTuple):
+    """Where a user's words begin and end in a chat.
+
+    Attributes:
+        prefix: token ids of a chat up to where they begin.
+        ends: the token that the template writes behind them, where that is one that was added to the vocabulary.
+        mark: the text that it writes there, where it is ordinary text, such as "[/INST]"; else empty.
+    """
+
+    prefix: list[int]
+    ends: frozenset[int]
+    mark: str
+
+
+def _user_turn(tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping[str, Any]) -> _UserTurn:
+    """What the chat template writes around a user's words."""
     if tokenizer.chat_template is None:
         raise ModelError(
             "the tokeniser has no chat template, so the model can't write requests of its own.",
             hint="give anchors as a file of prompts and completions, or none.",
         )
     rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _PLACEHOLDER}], tokenize=False, **template_arguments
+        [{"role": "user", "content": _PLACEHOLDER}],
+        tokenize=False,
+        add_generation_prompt=True,
+        **template_arguments,
     )
-    before, found, _ = str(rendered).partition(_PLACEHOLDER)
+    before, found, after = str(rendered).partition(_PLACEHOLDER)
     if not found:
         raise ModelError(
             "the chat template changes the user's words, so the model can't write requests of its own.",
             hint="give anchors as a file of prompts and completions, or none.",
         )
-    return [int(token) for token in tokenizer(before, add_special_tokens=False)["input_ids"]]
+    prefix = _ids(tokenizer, before)
+    # "[INST] " is followed by "▁What", no "▁" and "What": the model has never seen a word after a space of its own.
+    if _ids(tokenizer, before + _COMMON_WORD)[: len(prefix)] != prefix:
+        prefix = _ids(tokenizer, before.rstrip(" "))
+    # Not what ends an answer in many templates, such as Mistral's, gpt-oss's and OLMo 2's.
+    behind = _ids(tokenizer, after.lstrip())
+    if behind and behind[0] in tokenizer.added_tokens_decoder:
+        return _UserTurn(prefix, frozenset(behind[:1]), "")
+    text = tokenizer.decode(
+        list(takewhile(lambda token: token not in tokenizer.added_tokens_decoder, behind))
+    )
+    return _UserTurn(prefix, frozenset(), text.strip().partition("\n")[0].rstrip())
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def _request(text: str, turn: _UserTurn) -> tuple[str, bool]:
+    """The user's words of a text that goes on with the answer, perhaps; and whether it does."""
+    words, answered, _ = text.partition(turn.mark) if turn.mark else (text, "", "")
+    return words.strip(), bool(answered)
 
 
 def write_anchors(path: Path, anchors: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> None:

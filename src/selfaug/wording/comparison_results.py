@@ -10,7 +10,7 @@ from selfaug.core.printable import counted
 from selfaug.core.statistics import holm
 from selfaug.core.trained_on import seen_in_words
 from selfaug.wording.evaluation_words import changed_in_words
-from selfaug.wording.numbers import decimal, percent
+from selfaug.wording.numbers import decimal, percent, signed
 
 __all__ = [
     "ITEMS_OF_RUNS",
@@ -343,11 +343,5 @@ def _share(interval: Mapping[str, float]) -> str:
 
 
 def _points(interval: Mapping[str, float]) -> str:
-    value, low, high = (_signed(100 * interval[end]) for end in ("value", "low", "high"))
+    value, low, high = (signed(100 * interval[end]) for end in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
-
-
-def _signed(points: float) -> str:
-    """With one decimal; a zero has no sign: an interval that ends there may hold 0 or not."""
-    rounded = round(points, 1)
-    return f"{rounded:+.1f}" if rounded else "0.0"

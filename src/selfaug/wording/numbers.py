@@ -16,6 +16,7 @@ __all__ = [
     "nats_span",
     "percent",
     "points",
+    "signed",
     "span",
 ]
 
@@ -41,18 +42,25 @@ def chance(share: float) -> str:
 
 def decimal(number: float) -> str:
     """A number with one decimal, without a minus before a zero."""
-    return f"{round(number, 1) + 0.0:.1f}"
+    return f"{round(number, 1) + 0.0:.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed(number: float, digits: int = 1) -> str:
+    """A number with its sign; a zero has none, also where it is rounded: −0.04 is not shown as a loss."""
+    rounded = round(number, digits)
+    sign = "" if rounded == 0 else "+" if rounded > 0 else "\N{MINUS SIGN}"
+    return f"{sign}{abs(rounded):.{digits}f}"
 
 
 def points(difference: float, *, sign: bool = True, digits: int = 1, unit: str = "points") -> str:
     """A difference of shares in percentage points; with another unit, a share."""
-    shown = _signed(100 * difference, digits)
+    shown = signed(100 * difference, digits)
     return f"{shown if sign else shown.removeprefix('+')} {unit}"
 
 
 def span(interval: Mapping[str, float], *, digits: int = 1, sign: bool = True) -> str:
     """The interval of a difference of shares, in percentage points."""
-    ends = [_signed(100 * interval[end], digits) for end in ("low", "high")]
+    ends = [signed(100 * interval[end], digits) for end in ("low", "high")]
     return " to ".join(ends if sign else [end.removeprefix("+") for end in ends])
 
 
@@ -97,12 +105,3 @@ def duration(seconds: float) -> str:
         minutes = round(seconds / 60)
         return f"{minutes // 60}\N{NO-BREAK SPACE}h\N{NO-BREAK SPACE}{minutes % 60:02d}\N{NO-BREAK SPACE}min"
     return f"{whole // 60}\N{NO-BREAK SPACE}min\N{NO-BREAK SPACE}{whole % 60:02d}\N{NO-BREAK SPACE}s"
-
-
-def _signed(value: float, digits: int = 1) -> str:
-    # Rounded first, so that −0.04 is not shown as a loss.
-    rounded = round(value, digits)
-    if rounded == 0:
-        return f"{0:.{digits}f}"
-    sign = "+" if rounded > 0 else "\N{MINUS SIGN}"
-    return f"{sign}{abs(rounded):.{digits}f}"
