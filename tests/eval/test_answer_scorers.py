@@ -201,6 +201,11 @@ def test_an_answer_that_is_a_clause_has_not_answered_with_its_number() -> None:
             "die Dokumente enthalten ",
             "les documents ne ",
             "no hay ",
+            "no hay" + " " * 9000,
+            "contexto no incluye" + " " * 9000,
+            "no existe" + " " * 9000,
+            "nicht in Texten a ",
+            "若资料无法确定",
         ),
     ],
 )

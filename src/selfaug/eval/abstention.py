@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from selfaug.eval.abstention_elsewhere import (
-    ABSTENTION_ELSEWHERE,
     DOCUMENTS_ELSEWHERE,
     NOTHING_ELSE_ELSEWHERE,
     TURNS_ELSEWHERE,
+    abstention_elsewhere,
 )
 from selfaug.eval.amounts import NAMED_PART, parse_quantities
 
@@ -135,7 +135,7 @@ def abstains(answer: str) -> bool:
     answer = _OF_WHICH.sub(r"\1", answer.replace("’", "'"))
     if _NOTHING_ELSE.fullmatch(answer) or NOTHING_ELSE_ELSEWHERE.fullmatch(answer):
         return True
-    match = _ABSTENTION.search(answer) or ABSTENTION_ELSEWHERE.search(answer)
+    match = _ABSTENTION.search(answer) or abstention_elsewhere(answer)
     if match is None:
         return False
     start = max((one.end() for one in _BUT.finditer(answer[: match.start()])), default=0)
@@ -153,4 +153,4 @@ def _states_an_amount(part: str) -> bool:
 
 
 # "I checked all three documents": no amount that was asked for.
-_OF_DOCUMENTS = re.compile(rf"\s+(?:\w+\s+)?{_DOCUMENTS}|\s*(?:\w+\s+)?{DOCUMENTS_ELSEWHERE}", re.IGNORECASE)
+_OF_DOCUMENTS = re.compile(rf"\s+(?:\w+\s+)?{_DOCUMENTS}|{DOCUMENTS_ELSEWHERE}", re.IGNORECASE)

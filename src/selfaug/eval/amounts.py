@@ -141,10 +141,10 @@ _CODES = {
     "INR": "INR Rs Rs.", "CAD": "CAD CA$ CAN$ CDN$", "AUD": "AUD AU$", "NZD": "NZD NZ$", "HKD": "HKD HK$",
     "SGD": "SGD SG$", "TWD": "TWD NT$", "KRW": "KRW", "BRL": "BRL", "MXN": "MXN MX$", "ZAR": "ZAR",
     "SEK": "SEK", "NOK": "NOK", "DKK": "DKK", "PLN": "PLN", "TRY": "TL", "SEK|NOK|DKK": "kr kr.",
-    "ILS": "ILS NIS", "THB": "THB", "RUB": "RUB", "UAH": "UAH", "VND": "VND", "IDR": "IDR", "HUF": "HUF",
-    "CZK": "CZK Kč",
+    "THB": "THB", "UAH": "UAH", "VND": "VND", "IDR": "IDR", "CZK": "CZK Kč",
 }  # fmt: skip
-# In capitals alone: "a$5" lacks a space.
+# In capitals alone: "rub 3 times", and French "ils 12". "a$5" lacks a space.
+_CAPITAL_CODES = {"ILS": "ILS", "NIS": "ILS", "RUB": "RUB", "HUF": "HUF"}
 _LETTER_DOLLARS = {"A$": "AUD", "C$": "CAD", "R$": "BRL", "S$": "SGD"}
 _RUPIAH = r"(?-i:Rp\.?)"  # "RP5" is a name
 _SIGNS = {
@@ -208,7 +208,7 @@ def _forms(names: Mapping[str, Iterable[str]]) -> dict[str, str]:
 
 
 _SPELLED_CODES = {code.upper(): unit for unit, codes in _CODES.items() for code in codes.split()}
-_BY_CODE = {**_SPELLED_CODES, **_LETTER_DOLLARS, "RP": "IDR", "RP.": "IDR"}
+_BY_CODE = {**_SPELLED_CODES, **_CAPITAL_CODES, **_LETTER_DOLLARS, "RP": "IDR", "RP.": "IDR"}
 _MONEY = {**_SIGNS, **_BY_CODE, **_forms(_CURRENCIES), **_MONEY_UNSPACED}
 UNITS = {
     **_MONEY,
@@ -226,7 +226,7 @@ def _any_of(names: Iterable[str]) -> str:
 
 
 # "CAD $5" and "CAD$5": the sign says no more than the code.
-_CODE = rf"(?:(?-i:{_any_of(_LETTER_DOLLARS)})|{_any_of(_SPELLED_CODES)}|{_RUPIAH})"
+_CODE = rf"(?:(?-i:{_any_of((*_LETTER_DOLLARS, *_CAPITAL_CODES))})|{_any_of(_SPELLED_CODES)}|{_RUPIAH})"
 # "TEUR 500", "k€ 500"; not "TTL 5", which is no lira's.
 _LEAD = rf"[tkm](?=€|(?-i:{_any_of(code for code in _SPELLED_CODES if code.isalpha() and len(code) == 3)}))"
 _BEFORE = rf"(?:{_CODE}(?:\s?[{SIGNS}])?\s?|[{SIGNS}]\s?)"
@@ -234,7 +234,8 @@ _DOLLARS = _any_of(name for name in _MONEY if name[-1] == "$")
 _AFTER = (
     # "5 euro cents" are no euros.
     rf"(?:%|{_any_of(_MONEY_UNSPACED)}|"
-    rf"(?:{_any_of(name for name in UNITS if name[-1].isalpha())})\b(?!\s+cents?\b)|[{SIGNS[1:]}](?!\d)|"
+    rf"(?:{_any_of(name for name in UNITS.keys() - _CAPITAL_CODES if name[-1].isalpha())})\b(?!\s+cents?\b)|"
+    rf"(?-i:{_any_of(_CAPITAL_CODES)})\b|[{SIGNS[1:]}](?!\d)|"
     rf"(?:{_DOLLARS})(?!\s?[\d.(]))"
 )
 _MEASURE = rf"(?:{_any_of(_BY_MEASURE)})(?![\w-])"
@@ -357,6 +358,8 @@ _CITED_ANYWHERE = (
     r"(?:\b(?:quellen?|textstellen?|fuentes?|pasajes?|fontes?|fonti)(?![^\W\d])|出典|出所|来源|來源|출처)"
 )
 _CITED_ELSEWHERE = rf"(?:{_CITED_ANYWHERE}|資料|资料|자료)"
+# Without brackets and colon, "fuentes 12" are twelve.
+_ONE_CITED = r"(?:\b(?:quelle|textstelle|fuente|pasaje|fonte)(?![^\W\d])|出典|出所|来源|來源|출처)"
 _NUMBERED = r"(?:\s+(?:numbers?|nos?\.?|used|nr\.?))?"
 _MARKUP = r"[\s*_#]{0,4}"
 _AND = r"\s*(?:,\s*and\b|,?\s*&|\b(?:and|und|et|y|e)\b|と|及び|および|和|与|與|와|과)\s*"
@@ -364,7 +367,7 @@ SPAN = rf"(?:[{MINUS}~〜～]|\b(?:to|through|bis)\b)"
 _TO = rf"\s*{SPAN}\s*"
 _COMMAS = r"\s*[,;、，；・]\s*"
 # Letters of scripts without spaces may stand right behind a number; not those that count, or make a date of it.
-_NUMBER_ENDS = rf"(?![^\W{UNSPACED}\uac00-\ud7a3])(?!\s?[年月日期件部点冊本個つ種枚か人名社건개년월일부])"
+_NUMBER_ENDS = rf"(?![^\W{UNSPACED}\uac00-\ud7a3])(?!\s?[年月日期件部点冊本個つ種枚か人名社家건개년월일부])"
 # "and" ends a list: "sources 1 and 2, 40 plants".
 _NUMBER = rf"#?\d{{1,3}}{_NUMBER_ENDS}"
 _LIST = (
@@ -380,7 +383,7 @@ CITATION = re.compile(
     rf"(?:(?:\b(?:sources|passages)|(?<=[(\[〔])(?:source|passage|{_CITED_ELSEWHERE})){_NUMBERED}{_MARKUP}:?|"
     rf"(?:\b{_CITED}|{_CITED_ELSEWHERE}){_NUMBERED}{_MARKUP}[:：])"
     rf"{_MARKUP}(?P<several>{_LIST}){_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}|"
-    rf"(?:\b{_CITED}|{_CITED_ANYWHERE}){_NUMBERED}{_MARKUP}"
+    rf"(?:\b{_CITED}|{_ONE_CITED}){_NUMBERED}{_MARKUP}"
     rf"(?P<one>\d{{1,3}}{_NUMBER_ENDS}(?:(?:{_AND}|[{MINUS}]){_NUMBER})*)"
     rf"{_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}",
     re.IGNORECASE,
@@ -469,8 +472,10 @@ _WORD_BEFORE = re.compile(rf"\b(?:{'|'.join([*_ONES, *_TENS, 'hundred'])})\s*$",
 _LONGEST_BEFORE = 20
 _LARGEST_WORD = 100  # "division one (1,234)" doesn't
 _RANGE = re.compile(
-    rf"\s*(?:[{MINUS}~〜～至到]|to|and|bis|und|à|a|et|y|до|do|til|till|tot|から|ถึง)\s*", re.IGNORECASE
+    rf"\s*(?:[{MINUS}~〜～至到]|to|and|bis|und|à|et|y|до|do|til|till|tot|から|ถึง)\s*", re.IGNORECASE
 )
+# "100から5%減" is no range: it fell from 100.
+_FROM_IN_JAPANESE, _UP_TO_IN_JAPANESE = "から", re.compile(r"[^。、\d]{0,8}まで")
 _POINTS_BETWEEN_THOUSANDS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}")
 _PART = re.compile(rf"(\d[\d,]*)({_OF_UNSPACED}|)")
 
@@ -609,10 +614,13 @@ def _joins(text: str, first: re.Match[str], second: re.Match[str]) -> Literal["w
     """
     if first["measure"]:
         return None
-    if _RANGE.fullmatch(text[first.end() : second.start()]):
+    between = text[first.end() : second.start()]
+    if between.strip() == _FROM_IN_JAPANESE and not _UP_TO_IN_JAPANESE.match(text, second.end()):
+        return None
+    if _RANGE.fullmatch(between):
         return "words"
     sign = second["sign"] or ""
-    if sign[:1] in MINUS and sign[1:].isspace() and text[first.end() : second.start()].isspace():
+    if sign[:1] in MINUS and sign[1:].isspace() and between.isspace():
         return "dash"
     return None
 

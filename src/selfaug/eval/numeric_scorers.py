@@ -41,8 +41,10 @@ _FALL = re.compile(
     # German, of which many words end so (Jahresverlust), French, Spanish
     r"verlust|rückgang|fehlbetrag|rückläufig|\b(?:sank|sanken|sinkt|gesunken|gefallen|fiel|fielen|verminder\w*|"
     r"verringer\w*|reduzier\w*|negativ\w*)\b|minderung|"
-    r"\b(?:pertes?|déficit|baiss\w+|recul\w*|diminu\w+|pérdidas?|caída|cayó|cayeron|disminuy\w+|descen[ds]\w+|bajó|"
-    r"moins|menos)\b|"
+    r"\b(?:pertes?|déficit|baiss\w+|recul\w*|diminu\w+|pérdidas?|caída|cayó|cayeron|disminuy\w+|bajó|"
+    r"descen(?:so|sos|dió|dieron|der))\b|"
+    # "-5" in words; not "al menos 5", "más o menos 5", "au moins 5"
+    r"(?<!\bal\s)(?<!\bo\s)(?<!\bau\s)(?<!\bou\s)(?<!\bdu\s)\b(?:menos|moins)(?=\s\d)|"
     r"赤字|損失|欠損|減[少収益額り]|下落|低下|マイナス|亏损|虧損|净亏|下降|下跌|减少",
     re.IGNORECASE,
 )
@@ -53,10 +55,10 @@ _FALL_REACH = 40
 _OTHER_CLAUSE = re.compile(
     r";\s|(?<!\bapprox)(?<!\bca)\.\s+(?=[*_]*[A-Z])|\b(?:but|while|whereas|though|although|yet|"
     r"aber|jedoch|während|sondern|mais|tandis|pero|mientras|sino)\b|"
-    r"[。；;]|、(?=[^、]*は)|，(?=[^，]*[为為是])|(?:が|ものの)、|(?:で|じゃ|では)な[いく]|から|但|而|不是|"
+    r"[。；]|、(?=[^、]*は)|，(?=[^，]*[为為是])|(?:が|ものの)、|(?:で|じゃ|では)な[いく]|から|但|而|不是|"
     r",(?=\s+(?!(?:which|that|this|was|were|is|are)\b)(?=[^\W\d])"
     r"[^,;]*\b(?:was|were|is|are|rose|grew|increased|reached|stood|total+ed|"
-    r"betrug|betrugen|beträgt|lag|lagen|stieg|stiegen|wuchs|erreichte|est|était|atteint|fue|alcanzó|subió)\b)"
+    r"betrug|betrugen|beträgt|lag(?=\s+(?:bei|um|auf)\b)|lagen|stieg|stiegen|wuchs|erreichte|est(?=\s+(?:de|à)\b)|était|atteint|fue|alcanzó|subió)\b)"
 )
 # "3.4% decrease", "$5 million net loss", "5% lower"; not "$5 million after losses".
 _FALL_AFTER = re.compile(
