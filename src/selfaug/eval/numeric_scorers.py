@@ -44,7 +44,7 @@ _FALL = re.compile(
     r"\b(?:pertes?|déficit|baiss\w+|recul\w*|diminu\w+|pérdidas?|caída|cayó|cayeron|disminuy\w+|bajó|"
     r"descen(?:so|sos|dió|dieron|der))\b|"
     # "-5" in words; not "al menos 5", "más o menos 5", "au moins 5"
-    r"(?<!\bal\s)(?<!\bo\s)(?<!\bau\s)(?<!\bou\s)(?<!\bdu\s)\b(?:menos|moins)(?=\s\d)|"
+    r"(?<!\bal\s)(?<!\bo\s)(?<!\bau\s)(?<!\bou\s)(?<!\bdu\s)\b(?:menos|moins)(?=\s*\Z)|"
     r"赤字|損失|欠損|減[少収益額り]|下落|低下|マイナス|亏损|虧損|净亏|下降|下跌|减少",
     re.IGNORECASE,
 )
@@ -58,7 +58,8 @@ _OTHER_CLAUSE = re.compile(
     r"[。；]|、(?=[^、]*は)|，(?=[^，]*[为為是])|(?:が|ものの)、|(?:で|じゃ|では)な[いく]|から|但|而|不是|"
     r",(?=\s+(?!(?:which|that|this|was|were|is|are)\b)(?=[^\W\d])"
     r"[^,;]*\b(?:was|were|is|are|rose|grew|increased|reached|stood|total+ed|"
-    r"betrug|betrugen|beträgt|lag(?=\s+(?:bei|um|auf)\b)|lagen|stieg|stiegen|wuchs|erreichte|est(?=\s+(?:de|à)\b)|était|atteint|fue|alcanzó|subió)\b)"
+    r"betrug|betrugen|beträgt|lag(?=\s+(?:bei|um|auf)\b)|lagen|stieg|stiegen|wuchs|"
+    r"erreichte|est(?=\s+(?:de|à)\b)|était|atteint|fue|alcanzó|subió)\b)"
 )
 # "3.4% decrease", "$5 million net loss", "5% lower"; not "$5 million after losses".
 _FALL_AFTER = re.compile(
